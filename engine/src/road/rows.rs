@@ -1,0 +1,128 @@
+//! What moves between two stages of a chain: a batch of rows, seen through [`Rows`].
+//!
+//! A source fills a [`Batch`]; a stage sees it as [`Rows`] and hands its own view on. A filter hands on a selection of
+//! the same rows, a map rows of its own. Every view is a concrete type, so that a chain is one inlined loop per stage.
+
+use crate::time::Timestamp;
+
+/// How many rows move through a chain at a time. They stay in the second-level cache; 256 cost 1–2 % more per event,
+/// 64 cost 7 %, and up to 64 K gain nothing.
+pub const BATCH_ROWS: usize = 1024;
+
+/// A container that a source fills and a chain reads: cleared and used again, never reallocated in steady state.
+pub trait Batch: Default + 'static {
+    /// One row; `[u8]` for raw bytes.
+    type Item: ?Sized + 'static;
+
+    /// Rows held.
+    fn len(&self) -> usize;
+
+    /// The row at `index < len()`.
+    fn row(&self, index: usize) -> &Self::Item;
+
+    /// Forgets the rows, keeps the memory.
+    fn clear(&mut self);
+
+    /// No rows held.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T: 'static> Batch for Vec<T> {
+    type Item = T;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        Vec::len(self)
+    }
+
+    #[inline(always)]
+    fn row(&self, index: usize) -> &T {
+        &self[index]
+    }
+
+    fn clear(&mut self) {
+        Vec::clear(self);
+    }
+}
+
+/// Rows of raw bytes, end to end in one allocation: lines of JSON, records of a log.
+#[derive(Default, Debug)]
+pub struct Lines {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl Lines {
+    /// Appends one row.
+    ///
+    /// # Panics
+    /// When a batch would pass 4 GiB.
+    pub fn push(&mut self, row: &[u8]) {
+        self.bytes.extend_from_slice(row);
+        self.end_row();
+    }
+
+    /// The tail to append a row's bytes to; [`end_row`](Lines::end_row) closes the row.
+    pub fn tail(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Closes the row made of all bytes appended since the last one.
+    ///
+    /// # Panics
+    /// When a batch would pass 4 GiB.
+    pub fn end_row(&mut self) {
+        self.ends.push(u32::try_from(self.bytes.len()).expect("a batch of lines stays under 4 GiB"));
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Batch for Lines {
+    type Item = [u8];
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    #[inline(always)]
+    fn row(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
+        &self.bytes[start..self.ends[index] as usize]
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}
+
+/// What a stage sees of a batch: rows by index, each with its event time.
+pub trait Rows {
+    /// One row.
+    type Item: ?Sized;
+
+    /// Rows in view.
+    fn len(&self) -> usize;
+
+    /// The row at `index < len()`.
+    fn row(&self, index: usize) -> &Self::Item;
+
+    /// Its event time; [`Timestamp::MIN`] before one was given.
+    fn at(&self, index: usize) -> Timestamp;
+
+    /// Its index in the batch that the source filled, by which an error finds the offset.
+    fn origin(&self, index: usize) -> usize;
+
+    /// No rows in view.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

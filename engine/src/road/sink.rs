@@ -1,0 +1,103 @@
+//! Where a record's road ends: a [`Sink`] opens a [`SinkWriter`] per shard.
+
+use std::future::Future;
+use std::pin::Pin;
+
+pub use millstream_state::Epoch;
+
+/// Work of a sink that waits for the disk or a peer. It runs beside the record's road, on the shard's I/O queue.
+pub type SinkFuture<T> = Pin<Box<dyn Future<Output = Result<T, SinkError>>>>;
+
+/// What a prepared epoch of one sink on one shard needs to become visible. It is stored in the manifest.
+pub type Committable = serde_json::Value;
+
+/// What a sink promises after a crash.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Guarantee {
+    /// Output may be lost.
+    AtMostOnce,
+    /// Output may be repeated.
+    AtLeastOnce,
+    /// Committed output is what it would have been without the crash.
+    ExactlyOnce,
+}
+
+impl std::fmt::Display for Guarantee {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Guarantee::AtMostOnce => "at-most-once",
+            Guarantee::AtLeastOnce => "at-least-once",
+            Guarantee::ExactlyOnce => "exactly-once",
+        })
+    }
+}
+
+/// Where a job writes to. One value describes it; every shard opens its own writer.
+pub trait Sink<T>: 'static {
+    /// One shard's writer.
+    type Writer: SinkWriter<T>;
+
+    /// Opens the writer of `shard` out of `shards`.
+    ///
+    /// # Errors
+    /// What stands in the way, said so that the reader can mend it.
+    fn open(&self, shard: u32, shards: u32) -> Result<Self::Writer, SinkError>;
+
+    /// What the sink promises.
+    fn guarantee(&self) -> Guarantee;
+
+    /// A short description for plans and logs: `file /data/out`.
+    fn describe(&self) -> String;
+}
+
+/// One shard's end of a sink.
+///
+/// # Contract
+/// * `recover` comes first and once, with the committables of the checkpoint that is restored (none on a fresh start):
+///   they become visible, and whatever else an earlier run left unfinished is thrown away.
+/// * `prepare(e)` closes the rows written since the last `prepare`; they stay invisible until `commit`. (Only the
+///   connector can know; test it.)
+/// * `commit(c)` follows once the checkpoint is durable, and may come twice after a crash. (Checked by `harness chaos`.)
+/// * Epochs are prepared in order, and committed in order.
+pub trait SinkWriter<T>: 'static {
+    /// Takes one row. Never blocks: bytes are gathered in memory and written behind the road.
+    ///
+    /// # Errors
+    /// Any error fails the job, which restarts from the last checkpoint.
+    fn write(&mut self, row: &T) -> Result<(), SinkError>;
+
+    /// False holds the road back: too much is on its way to the disk.
+    fn ready(&mut self) -> bool {
+        true
+    }
+
+    /// Makes the rows since the last call durable but not visible.
+    fn prepare(&mut self, epoch: Epoch) -> SinkFuture<Committable>;
+
+    /// Makes a prepared epoch visible; doing it again changes nothing.
+    fn commit(&mut self, committable: Committable) -> SinkFuture<()>;
+
+    /// Throws a prepared epoch's checkpoint away: its rows belong to the next epoch that completes, so they must
+    /// become visible with that one. A sink returns from `prepare` what the next `prepare` has to carry along.
+    fn abort(&mut self, committable: Committable);
+
+    /// Brings a fresh writer to the state of a restored checkpoint.
+    fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()>;
+}
+
+/// Why a sink cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The environment: retry or mend.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, with the path.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The operator: a directory that is a file, output of another job.
+    #[error("{0}")]
+    Unusable(String),
+}

@@ -1,0 +1,101 @@
+//! Where a record's road begins: a [`Source`] opens splits, a [`Split`] is read batch by batch.
+
+use std::os::fd::RawFd;
+
+use super::rows::Batch;
+
+/// What a job reads from. One value describes the whole input; every shard opens its own splits of it.
+///
+/// # Contract
+/// * The splits of all shards together are the input, each exactly once. (Only the source can know; test it.)
+/// * After `seek(p)`, `poll` yields the same rows as it did the first time from `p`. (Checked by `harness chaos`.)
+pub trait Source: 'static {
+    /// The container that a split fills: `Vec<T>`, or [`Lines`](super::rows::Lines) for raw bytes.
+    type Batch: Batch;
+
+    /// Opens the splits that belong to `shard` out of `shards`; none is fine.
+    ///
+    /// # Errors
+    /// What stands in the way, said so that the reader can mend it.
+    fn open(&self, shard: u32, shards: u32) -> Result<Vec<Box<dyn Split<Batch = Self::Batch>>>, SourceError>;
+
+    /// A short description for plans and logs: `log /data/ads`.
+    fn describe(&self) -> String;
+}
+
+/// One ordered, replayable part of a source: a partition, a file, a generator's stride.
+pub trait Split {
+    /// As [`Source::Batch`].
+    type Batch: Batch;
+
+    /// A name that is unique in the source and stable across restarts; the position in a checkpoint is filed under it.
+    fn name(&self) -> String;
+
+    /// Appends up to `rows_max` rows to the empty batch `out`. Never blocks.
+    ///
+    /// # Errors
+    /// A damaged or unreadable input: the job fails and restarts under its restart strategy.
+    fn poll(&mut self, out: &mut Self::Batch, rows_max: usize) -> Result<Polled, SourceError>;
+
+    /// The offset of the next row: `seek` with it continues exactly here.
+    fn position(&self) -> u64;
+
+    /// Moves so that the next row polled is the one at `position`.
+    ///
+    /// # Errors
+    /// When the input no longer holds that position.
+    fn seek(&mut self, position: u64) -> Result<(), SourceError>;
+
+    /// A descriptor that becomes readable when an idle split may have more (an inotify descriptor, a socket).
+    /// The shard reads and drops the bytes; without one it asks again every 100 ms.
+    fn wake_fd(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// How many rows are known to wait behind the position, where that is known.
+    fn pending(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// What a poll brought.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Polled {
+    /// Rows were appended; there may be more.
+    Rows,
+    /// Nothing now, perhaps later: see [`Split::wake_fd`].
+    Idle,
+    /// Nothing now; ask again at this wall time (ms), as an open-loop generator that is ahead of its schedule.
+    IdleUntilMs(i64),
+    /// Nothing any more: the split is bounded and has been read to its end.
+    End,
+}
+
+/// Why a source cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The environment: retry or mend.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, with the path.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The data: bytes that cannot be what was written.
+    #[error("damaged input: partition {partition}, offset {offset}, byte {byte}: {what}")]
+    Damaged {
+        /// The split's name.
+        partition: String,
+        /// The record's offset in it.
+        offset: u64,
+        /// The byte in the file at which the record starts.
+        byte: u64,
+        /// What was wrong.
+        what: String,
+    },
+    /// The operator: a path that is not a log, a position that is gone.
+    #[error("{0}")]
+    Unusable(String),
+}
