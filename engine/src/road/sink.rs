@@ -59,7 +59,8 @@ pub trait Sink<T>: 'static {
 /// * `prepare(e)` closes the rows written since the last `prepare`; they stay invisible until `commit`. (Only the
 ///   connector can know; test it.)
 /// * `commit(c)` follows once the checkpoint is durable, and may come twice after a crash. (Checked by `harness chaos`.)
-/// * Epochs are prepared in order, and committed in order.
+/// * Epochs are prepared in order and committed in order. The committable of an epoch whose checkpoint failed is kept by
+///   the engine and committed with the next epoch that completes, so a failed checkpoint asks nothing of a sink.
 pub trait SinkWriter<T>: 'static {
     /// Takes one row. Never blocks: bytes are gathered in memory and written behind the road.
     ///
@@ -77,10 +78,6 @@ pub trait SinkWriter<T>: 'static {
 
     /// Makes a prepared epoch visible; doing it again changes nothing.
     fn commit(&mut self, committable: Committable) -> SinkFuture<()>;
-
-    /// Throws a prepared epoch's checkpoint away: its rows belong to the next epoch that completes, so they must
-    /// become visible with that one. A sink returns from `prepare` what the next `prepare` has to carry along.
-    fn abort(&mut self, committable: Committable);
 
     /// Brings a fresh writer to the state of a restored checkpoint.
     fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()>;
