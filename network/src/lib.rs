@@ -1,1 +1,43 @@
-//! Under construction.
+//! Buffers, pools and rings between cores: how bytes get from one shard to another.
+//!
+//! A buffer's road, in the order the modules are met:
+//!
+//! ```text
+//!   sending shard                                                   receiving shard
+//!
+//!   Stage ──whole lines──▶ Buffer ──send──▶ forward ring ──receive──▶ Buffer ──▶ read in place
+//!  (stage)   (streamed)   (buffer)  (lane)     (ring)       (lane)      │
+//!                            ▲                                          │ release
+//!                            └──acquire── return ring ◀─────────────────┘
+//!                  pool: the lane's one allocation, touched first by the sender
+//!
+//!   every send and every release knocks at the other end's doorbell, which wakes it if it sleeps
+//! ```
+//!
+//! * A buffer moves as one pointer. Its bytes are written once by the sending core and read where they lie.
+//! * A lane's ring holds as many buffers as its pool owns, so `send` cannot fail: the pool is the credit.
+//! * A shard sleeps on exactly one descriptor, that of its [`Doorbell`](doorbell::Doorbell).
+//!
+//! **What is deliberately not here.** This crate has no word for record, key, window or epoch: it moves bytes and opaque
+//! numbers. It starts no thread, reads no clock and never blocks, except in [`Doorbell::wait`](doorbell::Doorbell::wait).
+
+mod atomics;
+pub mod buffer;
+pub mod doorbell;
+pub mod frame;
+pub mod lane;
+mod pool;
+pub mod probe;
+pub mod ring;
+pub mod stage;
+
+pub use buffer::{BUFFER_BYTES, Buffer, PAYLOAD_BYTES_MAX};
+pub use doorbell::Doorbell;
+pub use frame::{Control, Header};
+pub use lane::{LaneConfig, Receiver, Sender, lane};
+pub use stage::{Solid, Stage, Streaming};
+
+/// Bytes of one cache line, the unit in which memory moves between cores.
+pub const LINE_BYTES: usize = 64;
+
+const _: () = assert!(cfg!(target_endian = "little"), "frames are little endian, and used where they lie");
