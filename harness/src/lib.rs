@@ -1,0 +1,3 @@
+//! Benchmarks, verification and reports.
+
+pub mod ysb;

@@ -1,0 +1,7 @@
+//! The Yahoo streaming benchmark: its events, the query's tables, and the slow obvious answer.
+
+mod columns;
+pub mod encode;
+pub mod event;
+pub mod generate;
+pub mod source;
