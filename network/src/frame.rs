@@ -250,16 +250,14 @@ impl Header {
 
     /// The header as it travels.
     #[must_use]
+    #[expect(
+        unsafe_code,
+        reason = "the header is its own encoding; tests/frame.rs holds its bytes against a golden copy"
+    )]
     pub const fn as_bytes(&self) -> &[u8; HEADER_BYTES] {
         // SAFETY: `Header` is `repr(C)`, as long as the array, and without padding, as asserted above: every byte is
         // initialised, and a byte needs no alignment.
-        #[expect(
-            unsafe_code,
-            reason = "the header is its own encoding; tests/frame.rs holds its bytes against a golden copy"
-        )]
-        unsafe {
-            &*std::ptr::from_ref(self).cast()
-        }
+        unsafe { &*std::ptr::from_ref(self).cast() }
     }
 }
 

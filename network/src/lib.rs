@@ -21,15 +21,23 @@
 //! **What is deliberately not here.** This crate has no word for record, key, window or epoch: it moves bytes and opaque
 //! numbers. It starts no thread, reads no clock and never blocks, except in [`Doorbell::wait`](doorbell::Doorbell::wait).
 
-mod atomics;
+// What travels, and the memory it lives in.
 pub mod buffer;
-pub mod doorbell;
 pub mod frame;
-pub mod lane;
 mod pool;
-pub mod probe;
-pub mod ring;
+
+// How it is filled.
 pub mod stage;
+
+// How it is handed over, and how a sleeper hears of it.
+pub mod lane;
+pub mod ring;
+
+pub mod doorbell;
+
+// What all this stands on: the machine, and its atomics.
+mod atomics;
+pub mod probe;
 
 pub use buffer::{BUFFER_BYTES, Buffer, PAYLOAD_BYTES_MAX};
 pub use doorbell::Doorbell;

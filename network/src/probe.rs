@@ -36,9 +36,10 @@ pub enum UringError {
     Forbidden,
     /// The kernel is too old or was built without it.
     #[error(
-        "this kernel has no io_uring (io_uring_setup is not implemented). Millstream needs Linux 6.0 or newer, built with \
-         CONFIG_IO_URING; `uname -r` tells which one runs. Some sandboxes (gVisor, older seccomp profiles) also answer so: \
-         run outside of them, or allow io_uring_setup, io_uring_enter and io_uring_register."
+        "this kernel has no io_uring (io_uring_setup is not implemented). Every Linux since 5.1 that was built with \
+         CONFIG_IO_URING has it, and Millstream drives its disks, timers and wake-ups with it: run a newer kernel (`uname -r` \
+         tells which one runs). Some sandboxes (gVisor, older seccomp profiles) also answer so: run outside of them, or \
+         allow io_uring_setup, io_uring_enter and io_uring_register."
     )]
     Missing,
     /// The limit on locked memory is too small.
@@ -154,7 +155,7 @@ mod tests {
             (libc::EPERM, Some(0), "a sandbox", "seccomp"),
             (libc::EPERM, None, "a sandbox", "seccomp"),
             (libc::EACCES, Some(0), "a sandbox", "seccomp"),
-            (libc::ENOSYS, None, "no io_uring", "Linux 6.0"),
+            (libc::ENOSYS, None, "no io_uring", "newer kernel"),
             (libc::EMFILE, Some(0), "file descriptor", "ulimit -n"),
             (libc::EINVAL, Some(0), "Invalid argument", "uname -a"),
         ] {
