@@ -1,4 +1,29 @@
 //! A record's road, in the order it is taken.
-pub mod rows;
-pub mod sink;
+
 pub mod source;
+pub mod read;
+pub mod rows;
+pub mod chain;
+pub mod attempt;
+pub mod event_time;
+pub mod lookup;
+pub mod aggregate;
+pub(crate) mod keyed;
+pub(crate) mod combine;
+pub(crate) mod exchange;
+pub(crate) mod merge;
+pub mod window;
+pub mod sink;
+
+/// Asks for the line that holds `at`, ahead of its use.
+#[inline(always)]
+pub(crate) fn prefetch<T>(at: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing as far as the program can tell, and `at` is a valid address besides.
+    #[expect(unsafe_code, reason = "a hint to the cache")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(at).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}

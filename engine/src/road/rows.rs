@@ -118,11 +118,192 @@ pub trait Rows {
     /// Its event time; [`Timestamp::MIN`] before one was given.
     fn at(&self, index: usize) -> Timestamp;
 
-    /// Its index in the batch that the source filled, by which an error finds the offset.
-    fn origin(&self, index: usize) -> usize;
+    /// Its index in the batch that the source filled, by which an error finds the offset; `None` once a stage has made
+    /// rows of its own.
+    fn origin(&self, index: usize) -> Option<usize>;
 
     /// No rows in view.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// A source's batch as it came: no event time yet.
+#[derive(Debug)]
+pub(crate) struct Whole<'a, B>(pub(crate) &'a B);
+
+impl<B: Batch> Rows for Whole<'_, B> {
+    type Item = B::Item;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn row(&self, index: usize) -> &B::Item {
+        self.0.row(index)
+    }
+
+    #[inline(always)]
+    fn at(&self, _index: usize) -> Timestamp {
+        Timestamp::MIN
+    }
+
+    #[inline(always)]
+    fn origin(&self, index: usize) -> Option<usize> {
+        Some(index)
+    }
+}
+
+/// Rows whose event time is read off the row where it is needed: two rows in three that a filter drops never pay.
+#[derive(Debug)]
+pub(crate) struct Timed<'a, R, F> {
+    pub(crate) rows: &'a R,
+    pub(crate) time: &'a F,
+}
+
+impl<R: Rows, F: Fn(&R::Item) -> Timestamp> Rows for Timed<'_, R, F> {
+    type Item = R::Item;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    #[inline(always)]
+    fn row(&self, index: usize) -> &R::Item {
+        self.rows.row(index)
+    }
+
+    #[inline(always)]
+    fn at(&self, index: usize) -> Timestamp {
+        (self.time)(self.rows.row(index))
+    }
+
+    #[inline(always)]
+    fn origin(&self, index: usize) -> Option<usize> {
+        self.rows.origin(index)
+    }
+}
+
+/// The rows that a filter kept, by their indexes.
+#[derive(Debug)]
+pub(crate) struct Selected<'a, R> {
+    pub(crate) rows: &'a R,
+    pub(crate) selected: &'a [u16],
+}
+
+impl<R: Rows> Rows for Selected<'_, R> {
+    type Item = R::Item;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.selected.len()
+    }
+
+    #[inline(always)]
+    fn row(&self, index: usize) -> &R::Item {
+        self.rows.row(self.selected[index] as usize)
+    }
+
+    #[inline(always)]
+    fn at(&self, index: usize) -> Timestamp {
+        self.rows.at(self.selected[index] as usize)
+    }
+
+    #[inline(always)]
+    fn origin(&self, index: usize) -> Option<usize> {
+        self.rows.origin(self.selected[index] as usize)
+    }
+}
+
+/// Rows that a stage made: owned, end to end, each beside its event time.
+#[derive(Debug)]
+pub struct Dense<T> {
+    rows: Vec<T>,
+    at: Vec<Timestamp>,
+}
+
+impl<T> Default for Dense<T> {
+    fn default() -> Dense<T> {
+        Dense { rows: Vec::with_capacity(BATCH_ROWS), at: Vec::with_capacity(BATCH_ROWS) }
+    }
+}
+
+impl<T> Dense<T> {
+    /// Forgets the rows, keeps the memory.
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.at.clear();
+    }
+
+    /// Rows held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// No rows held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Appends a row.
+    pub fn push(&mut self, row: T, at: Timestamp) {
+        self.rows.push(row);
+        self.at.push(at);
+    }
+
+    /// Replaces the rows by `make(0..rows)`.
+    #[inline(always)]
+    pub(crate) fn fill(&mut self, rows: usize, make: impl Fn(usize) -> T, at: impl Fn(usize) -> Timestamp) {
+        self.clear();
+        // Two exact-size passes: each extends its vector without a capacity check per row.
+        self.rows.extend((0..rows).map(make));
+        self.at.extend((0..rows).map(at));
+    }
+
+    /// Replaces the rows by those of `make(0..rows)` that are some.
+    #[inline(always)]
+    pub(crate) fn fill_some(
+        &mut self,
+        rows: usize,
+        make: impl Fn(usize) -> Option<T>,
+        at: impl Fn(usize) -> Timestamp,
+    ) {
+        self.clear();
+        self.rows.reserve(rows);
+        self.at.reserve(rows);
+        for index in 0..rows {
+            if let Some(row) = make(index) {
+                self.push(row, at(index));
+            }
+        }
+    }
+}
+
+impl<T> Rows for Dense<T> {
+    type Item = T;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    #[inline(always)]
+    fn row(&self, index: usize) -> &T {
+        &self.rows[index]
+    }
+
+    #[inline(always)]
+    fn at(&self, index: usize) -> Timestamp {
+        self.at[index]
+    }
+
+    #[inline(always)]
+    fn origin(&self, _index: usize) -> Option<usize> {
+        None
     }
 }

@@ -1,7 +1,14 @@
 //! Where a record's road ends: a [`Sink`] opens a [`SinkWriter`] per shard.
 
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
+
+use super::chain::{Signal, Stage};
+use super::rows::Rows;
+use crate::job::graph::{Graph, NodeId};
+use crate::run::fault::{Fault, JobError};
+use crate::run::task::{Cx, Progress, SinkEnd, StateVisitor};
 
 pub use millstream_state::Epoch;
 
@@ -97,4 +104,66 @@ pub enum SinkError {
     /// The operator: a directory that is a file, output of another job.
     #[error("{0}")]
     Unusable(String),
+}
+
+/// The stage at the end of a chain.
+pub(crate) struct SinkStage<T, W> {
+    end: Written<T, W>,
+    node: NodeId,
+}
+
+/// A writer and the rows it writes.
+struct Written<T, W>(W, PhantomData<fn(&T)>);
+
+impl<T: 'static, W: SinkWriter<T>> SinkStage<T, W> {
+    /// Opens the sink's writer on this shard; notes the error if it cannot be opened.
+    pub(crate) fn open<S: Sink<T, Writer = W>>(sink: &S, node: NodeId, graph: &mut Graph) -> Option<Self> {
+        graph.on_site(|site, plan| {
+            let writer = sink.open(site.shard, site.config.shards).map_err(|error| {
+                JobError::Unusable(format!("sink \"{}\": {error}", plan.uid(node)))
+            })?;
+            Ok(SinkStage { end: Written(writer, PhantomData), node })
+        })
+    }
+}
+
+impl<T: 'static, W: SinkWriter<T>> Stage<T> for SinkStage<T, W> {
+    fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        cx.enter(self.node);
+        for index in 0..rows.len() {
+            self.end.0.write(rows.row(index)).map_err(|error| Fault::sink(self.node, error))?;
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        if let Signal::Barrier(barrier) = signal {
+            cx.enter(self.node);
+            let work = self.end.0.prepare(barrier.epoch);
+            cx.prepare(self.node, work);
+        }
+        Ok(())
+    }
+
+    fn ready(&mut self) -> bool {
+        self.end.0.ready()
+    }
+
+    fn resume(&mut self, _cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        Ok(Progress::Idle)
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        visitor.sink(self.node, &mut self.end);
+    }
+}
+
+impl<T: 'static, W: SinkWriter<T>> SinkEnd for Written<T, W> {
+    fn commit(&mut self, committable: Committable) -> SinkFuture<()> {
+        self.0.commit(committable)
+    }
+
+    fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()> {
+        self.0.recover(committables)
+    }
 }

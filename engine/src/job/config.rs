@@ -1,0 +1,101 @@
+//! How a job is run: shards, cores, checkpoints, restarts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that is not the job itself. [`Job`](crate::Job) has a method for each.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Shards, each with a core of its own where there are enough.
+    pub shards: u32,
+    /// The cores to pin to, shard by shard; empty: those the process may use, in order.
+    pub cores: Vec<usize>,
+    /// Where checkpoints are kept; without one a restart begins at the input's beginning.
+    pub checkpoint_dir: Option<PathBuf>,
+    /// Time from one checkpoint's start to the next one's; `None`: only the one at the end.
+    pub checkpoint_interval: Option<Duration>,
+    /// A checkpoint that takes longer is given up.
+    pub checkpoint_timeout: Duration,
+    /// Failed checkpoints in a row that the job survives.
+    pub tolerable_failures: u32,
+    /// Checkpoints kept; older ones are deleted.
+    pub checkpoints_retained: usize,
+    /// Fold on the sending shard first.
+    pub combine: bool,
+    /// How long an event under load may wait for company.
+    pub linger: Duration,
+    /// A split that is silent for so long no longer holds time back.
+    pub idle_timeout: Duration,
+    /// What happens after a failure.
+    pub restart: RestartStrategy,
+    /// SIGTERM and Ctrl-C stop the job with a last checkpoint.
+    pub handle_signals: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            shards: 1,
+            cores: Vec::new(),
+            checkpoint_dir: None,
+            checkpoint_interval: None,
+            checkpoint_timeout: Duration::from_secs(600),
+            tolerable_failures: 3,
+            checkpoints_retained: 3,
+            combine: true,
+            linger: Duration::from_millis(1),
+            idle_timeout: Duration::from_secs(30),
+            restart: RestartStrategy::default(),
+            handle_signals: true,
+        }
+    }
+}
+
+/// Exponential back-off with a cap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RestartStrategy {
+    /// The first wait.
+    pub initial: Duration,
+    /// No wait is longer.
+    pub max: Duration,
+    /// Restarts without a completed checkpoint between them before the job fails for good.
+    pub attempts: u32,
+}
+
+impl Default for RestartStrategy {
+    fn default() -> RestartStrategy {
+        RestartStrategy { initial: Duration::from_millis(100), max: Duration::from_secs(10), attempts: 3 }
+    }
+}
+
+impl RestartStrategy {
+    /// Fails at the first failure.
+    #[must_use]
+    pub fn never() -> RestartStrategy {
+        RestartStrategy { attempts: 0, ..RestartStrategy::default() }
+    }
+
+    /// The wait before restart number `attempt` (from 1), or `None` when it is one too many.
+    #[must_use]
+    pub fn delay(&self, attempt: u32) -> Option<Duration> {
+        if attempt > self.attempts {
+            return None;
+        }
+        Some(self.initial.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(self.max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_cap() {
+        let restart = RestartStrategy { attempts: 30, ..RestartStrategy::default() };
+        let waits: Vec<_> = [1, 2, 3, 8, 30].map(|attempt| restart.delay(attempt)).into();
+        let ms = |ms| Some(Duration::from_millis(ms));
+        assert_eq!(waits, [ms(100), ms(200), ms(400), ms(10_000), ms(10_000)]);
+        assert_eq!(restart.delay(31), None);
+        assert_eq!(RestartStrategy::never().delay(1), None);
+    }
+}

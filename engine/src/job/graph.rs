@@ -1,0 +1,189 @@
+//! The job as a graph: its operators for people and checkpoints, its tasks for the shard.
+//!
+//! The closure given to [`Job::new`](crate::Job::new) runs once for planning, where only the operators are noted, and
+//! once on every shard, where the same words build tasks. Both must give the same graph; its fingerprint says whether.
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use millstream_network::{Receiver, Sender};
+use millstream_state::{Epoch, Manifest, OperatorPart, Store};
+
+use super::config::Config;
+use crate::road::sink::Guarantee;
+use crate::run::fault::JobError;
+use crate::run::task::Task;
+
+/// An operator's place in the graph: the order in which the job's closure named it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NodeId(pub(crate) u32);
+
+/// One operator as the job's author sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) kind: &'static str,
+    /// Types, sizes, paths: what must be the same for a checkpoint to fit.
+    pub(crate) detail: String,
+    pub(crate) name: Option<String>,
+    pub(crate) input: Option<NodeId>,
+    /// A sink's promise.
+    pub(crate) guarantee: Option<Guarantee>,
+}
+
+/// The operators of a job.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Plan {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) edges: u32,
+}
+
+impl Plan {
+    pub(crate) fn add(&mut self, kind: &'static str, detail: String, input: Option<NodeId>) -> NodeId {
+        self.nodes.push(Node { kind, detail, name: None, input, guarantee: None });
+        NodeId(self.nodes.len() as u32 - 1)
+    }
+
+    /// The stable name under which the operator's state is kept: the one it was given, or one made of its place.
+    pub(crate) fn uid(&self, node: NodeId) -> String {
+        let index = node.0 as usize;
+        self.nodes[index].name.clone().unwrap_or_else(|| format!("{}-{index}", self.nodes[index].kind))
+    }
+
+    /// FNV-1a over the graph's text.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
+
+    /// What the job promises: the weakest of its sinks.
+    pub(crate) fn guarantee(&self) -> Guarantee {
+        self.nodes.iter().filter_map(|node| node.guarantee).min().unwrap_or(Guarantee::ExactlyOnce)
+    }
+
+    /// What is wrong with the plan, if anything.
+    pub(crate) fn check(&self) -> Result<(), JobError> {
+        if !self.nodes.iter().any(|node| node.kind == "sink") {
+            return Err(JobError::Unusable(
+                "the job has no sink, so nothing would run: end every stream with .sink(..)".into(),
+            ));
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            let uid = self.uid(NodeId(index as u32));
+            let twin = (0..index).find(|other| self.uid(NodeId(*other as u32)) == uid);
+            if let Some(twin) = twin {
+                return Err(JobError::Unusable(format!(
+                    "operators {twin} and {index} are both named \"{uid}\": a name must be unique, since state is kept under it"
+                )));
+            }
+            if node.kind == "window" && !self.has_event_time(NodeId(index as u32)) {
+                return Err(JobError::Unusable(format!(
+                    "window \"{uid}\" needs event time, and nothing before it gives any: put .event_time(|e| .., Watermarks::..) before .key_by(..)"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn has_event_time(&self, node: NodeId) -> bool {
+        let mut at = self.nodes[node.0 as usize].input;
+        while let Some(upstream) = at {
+            let node = &self.nodes[upstream.0 as usize];
+            if matches!(node.kind, "event_time" | "window") {
+                return true;
+            }
+            at = node.input;
+        }
+        false
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, node) in self.nodes.iter().enumerate() {
+            let uid = self.uid(NodeId(index as u32));
+            write!(f, "{index:>3} {uid}: {}", node.kind)?;
+            if !node.detail.is_empty() {
+                write!(f, " {}", node.detail)?;
+            }
+            match node.input {
+                Some(input) => writeln!(f, " <- {}", self.uid(input))?,
+                None => writeln!(f)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What one shard has to build its tasks with; absent while planning.
+pub(crate) struct Site {
+    pub(crate) shard: u32,
+    pub(crate) config: Arc<Config>,
+    pub(crate) store: Option<Rc<Store>>,
+    pub(crate) restored: Option<Arc<Manifest>>,
+    /// This shard's ends of every edge, in the order the edges are named.
+    pub(crate) edges: Vec<EdgeEnds>,
+}
+
+/// One shard's ends of one edge, indexed by the shard at the other end.
+pub(crate) struct EdgeEnds {
+    pub(crate) to: Vec<Sender>,
+    pub(crate) from: Vec<Receiver>,
+}
+
+/// A graph in the making.
+pub struct Graph {
+    pub(crate) plan: Plan,
+    pub(crate) site: Option<Site>,
+    pub(crate) tasks: Vec<Box<dyn Task>>,
+    pub(crate) error: Option<JobError>,
+}
+
+impl fmt::Debug for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.plan)
+    }
+}
+
+impl Graph {
+    pub(crate) fn new(site: Option<Site>) -> Graph {
+        Graph { plan: Plan::default(), site, tasks: Vec::new(), error: None }
+    }
+
+    /// Takes this shard's ends of an edge.
+    pub(crate) fn take_edge(&mut self, edge: u32) -> Option<EdgeEnds> {
+        let ends = self.site.as_mut()?.edges.get_mut(edge as usize)?;
+        Some(EdgeEnds { to: std::mem::take(&mut ends.to), from: std::mem::take(&mut ends.from) })
+    }
+
+    /// Runs `build` on a shard; notes its error. Nothing is built while planning.
+    pub(crate) fn on_site<R>(&mut self, build: impl FnOnce(&Site, &Plan) -> Result<R, JobError>) -> Option<R> {
+        match build(self.site.as_ref()?, &self.plan) {
+            Ok(built) => Some(built),
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// How many shards will run the graph; one while planning for one.
+    pub(crate) fn shards(&self) -> u32 {
+        self.site.as_ref().map_or(0, |site| site.config.shards)
+    }
+}
+
+impl Site {
+    /// What the restored checkpoint holds for an operator on this shard.
+    pub(crate) fn restored(&self, uid: &str) -> Option<&OperatorPart> {
+        let manifest = self.restored.as_deref()?;
+        let part = manifest.parts.iter().find(|part| part.shard == self.shard)?;
+        part.operators.iter().find(|operator| operator.uid == uid)
+    }
+
+    /// The epoch that is restored; zero on a fresh start.
+    pub(crate) fn restored_epoch(&self) -> Epoch {
+        self.restored.as_deref().map_or(Epoch(0), |manifest| manifest.epoch)
+    }
+}

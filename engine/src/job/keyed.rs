@@ -1,0 +1,166 @@
+//! A keyed stream and its windows: what a user says between `key_by` and `aggregate`.
+
+use std::any::type_name;
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+use millstream_state::{Fixed, Key, Table, TableConfig};
+
+use super::flow::Flow;
+use super::graph::{Graph, NodeId, Site};
+use super::stream::Stream;
+use crate::road::aggregate::Aggregate;
+use crate::road::chain::{Chain, Stage};
+use crate::road::combine::Combine;
+use crate::road::exchange::ToShards;
+use crate::road::keyed::{Combined, Contribute, Folding, Raw};
+use crate::road::merge::Merge;
+use crate::road::window::{Panes, Tumbling, Windowed, Windows};
+use crate::run::fault::JobError;
+use crate::time::Timestamp;
+
+/// A stream whose rows have a key.
+#[must_use = "a stream that no sink ends does nothing"]
+#[derive(Debug)]
+pub struct KeyedStream<C, K, F> {
+    stream: Stream<C>,
+    key: F,
+    keyed: PhantomData<fn() -> K>,
+}
+
+impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> KeyedStream<C, K, F> {
+    pub(crate) fn new(stream: Stream<C>, key: F) -> Self {
+        KeyedStream { stream, key, keyed: PhantomData }
+    }
+
+    /// Cuts each key's rows into windows of event time.
+    pub fn window(self, window: Tumbling) -> WindowedStream<C, K, F> {
+        WindowedStream { keyed: self, window }
+    }
+}
+
+/// A keyed stream cut into windows.
+#[must_use = "a stream that no sink ends does nothing"]
+#[derive(Debug)]
+pub struct WindowedStream<C, K, F> {
+    keyed: KeyedStream<C, K, F>,
+    window: Tumbling,
+}
+
+impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> WindowedStream<C, K, F> {
+    /// Folds every key and window into one result, emitted when the watermark passes the window's end.
+    ///
+    /// A window without events emits nothing. A row that comes after its window was emitted is dropped and counted as
+    /// late; see [`Watermarks::bounded`](crate::Watermarks::bounded).
+    pub fn aggregate<A: Aggregate<C::Out> + 'static>(self, aggregate: A) -> Stream<WindowAggregate<C, K, F, A>> {
+        let WindowedStream { keyed: KeyedStream { stream, key, .. }, window } = self;
+        let detail = format!("{window:?} {} -> {}", type_name::<K>(), type_name::<A::Acc>());
+        let node = stream.flow.node("window", detail, Some(stream.node));
+        let flow: Flow = stream.flow;
+        let edge = {
+            let plan = &mut flow.graph().plan;
+            plan.edges += 1;
+            plan.edges - 1
+        };
+        let chain = WindowAggregate {
+            upstream: stream.chain,
+            key,
+            aggregate,
+            panes: window.panes(),
+            node,
+            edge,
+            keyed: PhantomData,
+        };
+        Stream { chain, flow, node }
+    }
+}
+
+/// A windowed aggregation: on one shard a stage of the chain, on several the end of a chain, an edge, and a task.
+#[derive(Debug)]
+pub struct WindowAggregate<C, K, F, A> {
+    upstream: C,
+    key: F,
+    aggregate: A,
+    panes: Panes,
+    node: NodeId,
+    edge: u32,
+    keyed: PhantomData<fn() -> K>,
+}
+
+impl<C, K, F, A> Chain for WindowAggregate<C, K, F, A>
+where
+    C: Chain,
+    K: Key,
+    F: Fn(&C::Out) -> K + 'static,
+    A: Aggregate<C::Out> + 'static,
+{
+    type Out = Windowed<K, A::Out>;
+
+    fn attach<N: Stage<Self::Out>>(self, next: N, graph: &mut Graph) {
+        let WindowAggregate { upstream, key, aggregate, panes, node, edge, .. } = self;
+        let aggregate = Rc::new(aggregate);
+        let Some((combine, shard)) = graph.site.as_ref().map(|site| (site.config.combine, site.shard)) else { return };
+        let edge = graph.take_edge(edge);
+        // Four ways to one result: folded first or not, across an edge or straight into the windows.
+        if combine {
+            let Some(windows) = open_windows::<_, K, _, Combined, N>(aggregate.clone(), panes, node, next, graph) else {
+                return;
+            };
+            match edge {
+                None => upstream.attach(Combine::new(key, aggregate, panes, node, windows), graph),
+                Some(edge) => {
+                    let to_shards = ToShards::<K, A::Acc>::new(shard, edge.to);
+                    upstream.attach(Combine::new(key, aggregate, panes, node, to_shards), graph);
+                    graph.tasks.push(Box::new(Merge::new(edge.from, windows)));
+                }
+            }
+        } else {
+            let Some(windows) = open_windows::<_, K, _, Raw, N>(aggregate.clone(), panes, node, next, graph) else {
+                return;
+            };
+            match edge {
+                None => upstream.attach(Contribute::new(key, aggregate, node, windows), graph),
+                Some(edge) => {
+                    let to_shards = ToShards::<K, A::Input>::new(shard, edge.to);
+                    upstream.attach(Contribute::new(key, aggregate, node, to_shards), graph);
+                    graph.tasks.push(Box::new(Merge::new(edge.from, windows)));
+                }
+            }
+        }
+    }
+}
+
+/// Opens an operator's windows, empty or as the restored checkpoint left them.
+fn open_windows<T, K, A, M, N>(
+    aggregate: Rc<A>,
+    panes: Panes,
+    node: NodeId,
+    next: N,
+    graph: &mut Graph,
+) -> Option<Windows<T, K, Rc<A>, M, N>>
+where
+    T: ?Sized + 'static,
+    K: Key,
+    A: Aggregate<T> + 'static,
+    M: Folding<T, Rc<A>>,
+    N: Stage<Windowed<K, A::Out>>,
+{
+    graph.on_site(|site, plan| {
+        let (table, watermark) = restore(site, &plan.uid(node))?;
+        Ok(Windows::new(table, watermark, aggregate, panes, node, next))
+    })
+}
+
+/// An operator's table and watermark: fresh, or from the checkpoint.
+fn restore<K: Key, V: Fixed>(site: &Site, uid: &str) -> Result<(Table<K, V>, Timestamp), JobError> {
+    let unusable = |error: &dyn std::fmt::Display| JobError::Unusable(format!("operator \"{uid}\": {error}"));
+    let config = TableConfig { operator: uid.to_string(), shard: site.shard, ..TableConfig::default() };
+    let (Some(part), Some(store)) = (site.restored(uid), &site.store) else {
+        return Ok((Table::new(config).map_err(|error| unusable(&error))?, Timestamp::MIN));
+    };
+    let watermark = serde_json::from_value(part.blob["watermark"].clone()).map_err(|error| unusable(&error))?;
+    let files = part.tables.first().map_or(&[][..], |table| &table.files[..]);
+    let (table, restored) = Table::restore(config, store, files).map_err(|error| unusable(&error))?;
+    tracing::info!(operator = uid, shard = site.shard, bytes = restored.bytes_read, pages = restored.pages, "state restored");
+    Ok((table, watermark))
+}

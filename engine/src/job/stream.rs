@@ -1,0 +1,232 @@
+//! A stream: what a user says between a source and a sink.
+
+use std::any::type_name;
+
+use super::flow::Flow;
+use super::graph::{Graph, NodeId};
+use super::keyed::KeyedStream;
+use crate::road::attempt::{DeadLetter, OnError, TryMap, TryMapOr};
+use crate::road::chain::{Chain, Filter, FilterMap, FlatMap, Inspect, Map, Signal, Stage};
+use crate::road::event_time::{EventTime, Watermarks};
+use crate::road::lookup::{Lookup, LookupTable};
+use crate::road::rows::{Dense, Rows};
+use crate::road::sink::{Sink, SinkStage};
+use crate::run::fault::Fault;
+use crate::run::task::{Cx, Progress, StateVisitor};
+use crate::time::Timestamp;
+use millstream_state::Key;
+
+/// A stream of rows, not yet ended by a sink.
+///
+/// Its type is the chain of operators so far, which compiles into one loop per operator. In a helper's signature write
+/// `Stream<impl Chain<Out = T>>`, or erase the chain with [`boxed`](Stream::boxed).
+///
+/// ```
+/// use millstream::{Chain, Stream};
+///
+/// fn even(numbers: Stream<impl Chain<Out = u64>>) -> Stream<impl Chain<Out = u64>> {
+///     numbers.filter(|n| n % 2 == 0).named("even")
+/// }
+/// ```
+#[must_use = "a stream that no sink ends does nothing"]
+#[derive(Debug)]
+pub struct Stream<C> {
+    pub(crate) chain: C,
+    pub(crate) flow: Flow,
+    pub(crate) node: NodeId,
+}
+
+impl<C: Chain> Stream<C> {
+    fn then<D>(self, kind: &'static str, detail: &str, chain: impl FnOnce(C, NodeId) -> D) -> Stream<D> {
+        let node = self.flow.node(kind, detail.to_string(), Some(self.node));
+        Stream { chain: chain(self.chain, node), flow: self.flow, node }
+    }
+
+    /// Names the last operator: the label of its metrics, and the name under which its state is kept across versions.
+    pub fn named(self, name: impl Into<String>) -> Stream<C> {
+        self.flow.change(self.node, |node| node.name = Some(name.into()));
+        self
+    }
+
+    /// Keeps the rows for which `keep` is true.
+    pub fn filter<F: Fn(&C::Out) -> bool + 'static>(self, keep: F) -> Stream<Filter<C, F>> {
+        self.then("filter", "", |upstream, node| Filter { upstream, keep, node })
+    }
+
+    /// Turns every row into another.
+    pub fn map<U: 'static, F: Fn(&C::Out) -> U + 'static>(self, map: F) -> Stream<Map<C, F>> {
+        self.then("map", type_name::<U>(), |upstream, node| Map { upstream, map, node })
+    }
+
+    /// Turns a row into another, or drops it.
+    pub fn filter_map<U: 'static, F: Fn(&C::Out) -> Option<U> + 'static>(self, map: F) -> Stream<FilterMap<C, F>> {
+        self.then("filter_map", type_name::<U>(), |upstream, node| FilterMap { upstream, map, node })
+    }
+
+    /// Turns a row into any number of rows.
+    pub fn flat_map<I: IntoIterator, F: Fn(&C::Out) -> I + 'static>(self, map: F) -> Stream<FlatMap<C, F>>
+    where
+        I::Item: 'static,
+    {
+        self.then("flat_map", type_name::<I::Item>(), |upstream, node| FlatMap { upstream, map, node })
+    }
+
+    /// Turns every row into another, or says why it cannot; `on_error` says what then happens.
+    pub fn try_map<U: 'static, E: std::fmt::Display, F: Fn(&C::Out) -> Result<U, E> + 'static>(
+        self,
+        map: F,
+        on_error: OnError,
+    ) -> Stream<TryMap<C, F>> {
+        self.then("try_map", type_name::<U>(), |upstream, node| TryMap { upstream, map, on_error, node })
+    }
+
+    /// As [`try_map`](Stream::try_map), with rows that fail written to a sink of their own, exactly once like the rest.
+    pub fn try_map_or_dead_letter<U, E, F, S>(self, map: F, dead_letters: S) -> Stream<TryMapOr<C, F, S>>
+    where
+        C::Out: AsRef<[u8]>,
+        U: 'static,
+        E: std::fmt::Display,
+        F: Fn(&C::Out) -> Result<U, E> + 'static,
+        S: Sink<DeadLetter>,
+    {
+        let flow = self.flow.clone();
+        self.then("try_map", type_name::<U>(), |upstream, node| {
+            let letters_node = flow.sink_node(dead_letters.describe(), dead_letters.guarantee(), Some(node));
+            TryMapOr { upstream, map, dead_letters, node, letters_node }
+        })
+    }
+
+    /// Shows every row and its event time to `look`.
+    pub fn inspect<F: Fn(&C::Out, Timestamp) + 'static>(self, look: F) -> Stream<Inspect<C, F>> {
+        self.then("inspect", "", |upstream, node| Inspect { upstream, look, node })
+    }
+
+    /// Joins every row with the table's value for its key; rows without one are dropped. A large table is read with
+    /// prefetching, a batch of rows at a time.
+    pub fn lookup<K, V, U, F, G>(self, table: LookupTable<K, V>, key: F, join: G) -> Stream<Lookup<C, K, V, F, G>>
+    where
+        K: Key,
+        V: Copy + 'static,
+        U: 'static,
+        F: Fn(&C::Out) -> K + 'static,
+        G: Fn(&C::Out, &V) -> U + 'static,
+    {
+        self.then("lookup", type_name::<U>(), |upstream, node| Lookup { upstream, table, key, join, node })
+    }
+
+    /// Reads event time off the rows, and says how the watermark follows it.
+    pub fn event_time<F: Fn(&C::Out) -> Timestamp + 'static>(
+        self,
+        time: F,
+        watermarks: Watermarks,
+    ) -> Stream<EventTime<C, F>> {
+        self.then("event_time", "", |upstream, node| EventTime { upstream, time, watermarks, node })
+    }
+
+    /// Brings rows with equal keys to the shard that owns the key.
+    pub fn key_by<K: Key, F: Fn(&C::Out) -> K + 'static>(self, key: F) -> KeyedStream<C, K, F> {
+        KeyedStream::new(self, key)
+    }
+
+    /// Erases the chain's type, at the price of a copy of every row and a dynamic call per batch.
+    pub fn boxed(self) -> Stream<Boxed<C::Out>>
+    where
+        C::Out: Clone,
+    {
+        let chain = self.chain;
+        let attach = move |next: Box<dyn DenseStage<C::Out>>, graph: &mut Graph| {
+            chain.attach(BoxedStage { rows: Dense::default(), next }, graph);
+        };
+        Stream { chain: Boxed { attach: Box::new(attach) }, flow: self.flow, node: self.node }
+    }
+
+    /// Ends the stream: its rows become visible with the epoch they belong to.
+    pub fn sink<S: Sink<C::Out>>(self, sink: S)
+    where
+        C::Out: Sized,
+    {
+        let node = self.flow.sink_node(sink.describe(), sink.guarantee(), Some(self.node));
+        let graph = &mut self.flow.graph();
+        if let Some(stage) = SinkStage::open(&sink, node, graph) {
+            self.chain.attach(stage, graph);
+        }
+    }
+}
+
+/// A chain whose type has been erased.
+pub struct Boxed<T> {
+    attach: Box<dyn FnOnce(Box<dyn DenseStage<T>>, &mut Graph)>,
+}
+
+impl<T> std::fmt::Debug for Boxed<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Boxed")
+    }
+}
+
+impl<T: 'static> Chain for Boxed<T> {
+    type Out = T;
+
+    fn attach<N: Stage<T>>(self, next: N, graph: &mut Graph) {
+        (self.attach)(Box::new(next), graph);
+    }
+}
+
+/// What of a stage fits behind a pointer: it takes rows in one shape only.
+trait DenseStage<T> {
+    fn dense(&mut self, rows: &Dense<T>, cx: &mut Cx<'_>) -> Result<(), Fault>;
+    fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault>;
+    fn ready(&mut self) -> bool;
+    fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault>;
+    fn states(&mut self, visitor: &mut dyn StateVisitor);
+}
+
+impl<T: 'static, N: Stage<T>> DenseStage<T> for N {
+    fn dense(&mut self, rows: &Dense<T>, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        self.batch(rows, cx)
+    }
+
+    fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        Stage::signal(self, signal, cx)
+    }
+
+    fn ready(&mut self) -> bool {
+        Stage::ready(self)
+    }
+
+    fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        Stage::resume(self, cx)
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        Stage::states(self, visitor);
+    }
+}
+
+struct BoxedStage<T> {
+    rows: Dense<T>,
+    next: Box<dyn DenseStage<T>>,
+}
+
+impl<T: Clone + 'static> Stage<T> for BoxedStage<T> {
+    fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        self.rows.fill(rows.len(), |index| rows.row(index).clone(), |index| rows.at(index));
+        self.next.dense(&self.rows, cx)
+    }
+
+    fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        self.next.signal(signal, cx)
+    }
+
+    fn ready(&mut self) -> bool {
+        self.next.ready()
+    }
+
+    fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        self.next.resume(cx)
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        self.next.states(visitor);
+    }
+}

@@ -1,0 +1,319 @@
+//! Combine before the exchange: fold on the sending shard first, in a small table per open pane.
+//!
+//! A hot key then costs one contribution per flush instead of one per event. The table is flushed when a watermark, a
+//! barrier or the linger asks for it, and when it is full. Where keys hardly repeat (a million campaigns) folding only
+//! adds work, so a table that fills up without having halved its input steps aside for a while.
+
+use std::marker::PhantomData;
+
+use millstream_state::Key;
+
+use super::aggregate::Aggregate;
+use super::chain::{Signal, Stage};
+use super::keyed::{Contributions, KeyedOut};
+use super::rows::{BATCH_ROWS, Rows};
+use super::window::Panes;
+use crate::job::graph::NodeId;
+use crate::run::fault::Fault;
+use crate::run::task::{Cx, Progress, StateVisitor};
+use crate::time::Timestamp;
+
+/// Slots of one pane's table. With 8-byte keys and counts 96 KiB: the second-level cache, of which few keys touch few lines.
+const SLOTS: usize = 4096;
+/// Slots tried before a key counts as not fitting.
+const PROBES: usize = 8;
+/// A table fuller than this is flushed after the batch.
+const ENTRIES_MAX: usize = SLOTS / 2;
+/// Panes with a table of their own; disorder rarely spreads a batch over more.
+const PANES_MAX: usize = 8;
+/// Rows that pass unfolded before folding is tried again.
+const STEP_ASIDE_ROWS: u64 = 1 << 20;
+
+/// The stage that folds rows before it hands them on.
+pub(crate) struct Combine<K, F, A, O, T: ?Sized>
+where
+    A: Aggregate<T>,
+{
+    pub(crate) key: F,
+    pub(crate) aggregate: A,
+    pub(crate) panes: Panes,
+    pub(crate) node: NodeId,
+    pub(crate) out: O,
+    tables: Vec<PaneTable<K, A::Acc>>,
+    pane_of: Box<[i64; BATCH_ROWS]>,
+    /// Rows still to pass unfolded.
+    aside_rows: u64,
+    held: bool,
+    /// Waits for the flush of the events it follows.
+    watermark: Option<Timestamp>,
+    event: PhantomData<fn(&T)>,
+}
+
+struct PaneTable<K, S> {
+    start: i64,
+    slots: Box<[Slot<K, S>]>,
+    /// Indexes of the slots in use, in the order they were taken: a flush visits only those.
+    taken: Vec<u16>,
+    rows_folded: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Slot<K, S> {
+    entry: Option<(K, S)>,
+}
+
+impl<K: Key, S: Copy> PaneTable<K, S> {
+    fn new(start: i64) -> PaneTable<K, S> {
+        let slots = vec![Slot { entry: None }; SLOTS].into_boxed_slice();
+        PaneTable { start, slots, taken: Vec::with_capacity(SLOTS), rows_folded: 0 }
+    }
+
+    /// Folds one value in; false when its probe window is full.
+    #[inline(always)]
+    fn fold(&mut self, key: K, init: impl FnOnce() -> S, add: impl FnOnce(&mut S)) -> bool {
+        let first = key.hash64() as usize;
+        for probe in 0..PROBES {
+            let index = (first + probe) & (SLOTS - 1);
+            match &mut self.slots[index].entry {
+                Some((held, acc)) if *held == key => {
+                    add(acc);
+                    return true;
+                }
+                Some(_) => {}
+                empty => {
+                    let mut acc = init();
+                    add(&mut acc);
+                    *empty = Some((key, acc));
+                    self.taken.push(index as u16);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+}
+
+/// A pane's partial results as contributions: each at the pane's start.
+struct Partials<'a, K, S>(&'a PaneTable<K, S>, &'a [u16]);
+
+impl<K: Key, S: Copy> Contributions<K, S> for Partials<'_, K, S> {
+    fn len(&self) -> usize {
+        self.1.len()
+    }
+
+    fn at(&self, _index: usize) -> Timestamp {
+        Timestamp(self.0.start)
+    }
+
+    fn key(&self, index: usize) -> K {
+        self.0.slots[self.1[index] as usize].entry.expect("a taken slot holds an entry").0
+    }
+
+    fn value(&self, index: usize) -> S {
+        self.0.slots[self.1[index] as usize].entry.expect("a taken slot holds an entry").1
+    }
+}
+
+/// Rows that pass unfolded: each a partial result of its own.
+struct Singles<'a, R, F, A> {
+    rows: &'a R,
+    key: &'a F,
+    aggregate: &'a A,
+    from: usize,
+    to: usize,
+}
+
+impl<K: Key, R: Rows, F: Fn(&R::Item) -> K, A: Aggregate<R::Item>> Contributions<K, A::Acc> for Singles<'_, R, F, A> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.to - self.from
+    }
+
+    #[inline(always)]
+    fn at(&self, index: usize) -> Timestamp {
+        self.rows.at(self.from + index)
+    }
+
+    #[inline(always)]
+    fn key(&self, index: usize) -> K {
+        (self.key)(self.rows.row(self.from + index))
+    }
+
+    #[inline(always)]
+    fn value(&self, index: usize) -> A::Acc {
+        let mut acc = self.aggregate.init();
+        self.aggregate.add(&mut acc, self.aggregate.lift(self.rows.row(self.from + index)));
+        acc
+    }
+}
+
+impl<K, F, A, O, T> Combine<K, F, A, O, T>
+where
+    T: ?Sized + 'static,
+    K: Key,
+    F: Fn(&T) -> K + 'static,
+    A: Aggregate<T> + 'static,
+    O: KeyedOut<K, A::Acc>,
+{
+    pub(crate) fn new(key: F, aggregate: A, panes: Panes, node: NodeId, out: O) -> Self {
+        Combine {
+            key,
+            aggregate,
+            panes,
+            node,
+            out,
+            tables: Vec::with_capacity(PANES_MAX),
+            pane_of: Box::new([0; BATCH_ROWS]),
+            aside_rows: 0,
+            held: false,
+            watermark: None,
+            event: PhantomData,
+        }
+    }
+
+    /// Hands everything held to the next stage, and steps aside if folding did not pay.
+    fn flush(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        if !self.held {
+            return Ok(());
+        }
+        self.held = false;
+        for index in 0..self.tables.len() {
+            self.flush_table(index, cx)?;
+        }
+        match self.watermark.take() {
+            Some(watermark) => self.out.signal(Signal::Watermark(watermark), cx),
+            None => Ok(()),
+        }
+    }
+
+    fn flush_table(&mut self, index: usize, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let table = &mut self.tables[index];
+        for taken in table.taken.chunks(BATCH_ROWS) {
+            self.out.accept(&Partials(table, taken), cx)?;
+        }
+        let full = table.taken.len() > ENTRIES_MAX / 2;
+        if full && table.rows_folded < 2 * table.taken.len() as u64 {
+            self.aside_rows = STEP_ASIDE_ROWS;
+        }
+        for slot in table.taken.drain(..) {
+            table.slots[slot as usize].entry = None;
+        }
+        table.rows_folded = 0;
+        Ok(())
+    }
+
+    /// The index of the pane's table; a new pane takes over an empty table, or the first one after a flush.
+    fn table_of(&mut self, start: i64, cx: &mut Cx<'_>) -> Result<usize, Fault> {
+        if let Some(index) = self.tables.iter().position(|table| table.start == start) {
+            return Ok(index);
+        }
+        let reused = match self.tables.iter().position(|table| table.taken.is_empty()) {
+            Some(empty) => empty,
+            None if self.tables.len() < PANES_MAX => {
+                self.tables.push(PaneTable::new(start));
+                return Ok(self.tables.len() - 1);
+            }
+            None => {
+                self.flush_table(0, cx)?;
+                0
+            }
+        };
+        self.tables[reused].start = start;
+        Ok(reused)
+    }
+
+    /// Folds rows `from..to`, all of one pane.
+    #[inline(always)]
+    fn fold_run<R: Rows<Item = T>>(
+        &mut self,
+        rows: &R,
+        from: usize,
+        to: usize,
+        start: i64,
+        cx: &mut Cx<'_>,
+    ) -> Result<(), Fault> {
+        let table_index = self.table_of(start, cx)?;
+        let table = &mut self.tables[table_index];
+        let aggregate = &self.aggregate;
+        for index in from..to {
+            let row = rows.row(index);
+            let folded = table.fold(
+                (self.key)(row),
+                || aggregate.init(),
+                |acc| aggregate.add(acc, aggregate.lift(row)),
+            );
+            if !folded {
+                let single = Singles { rows, key: &self.key, aggregate, from: index, to: index + 1 };
+                self.out.accept(&single, cx)?;
+            }
+        }
+        table.rows_folded += (to - from) as u64;
+        self.held = true;
+        if table.taken.len() > ENTRIES_MAX {
+            self.flush_table(table_index, cx)?;
+        }
+        Ok(())
+    }
+}
+
+impl<K, F, A, O, T> Stage<T> for Combine<K, F, A, O, T>
+where
+    T: ?Sized + 'static,
+    K: Key,
+    F: Fn(&T) -> K + 'static,
+    A: Aggregate<T> + 'static,
+    O: KeyedOut<K, A::Acc>,
+{
+    #[inline]
+    fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        cx.enter(self.node);
+        let count = rows.len();
+        if self.aside_rows > 0 {
+            self.flush(cx)?;
+            self.aside_rows = self.aside_rows.saturating_sub(count as u64);
+            let singles = Singles { rows, key: &self.key, aggregate: &self.aggregate, from: 0, to: count };
+            return self.out.accept(&singles, cx);
+        }
+        let (least, greatest) = super::window::time_range(count, |index| rows.at(index));
+        let first_pane = self.panes.start_of(least);
+        if first_pane == self.panes.start_of(greatest) {
+            return self.fold_run(rows, 0, count, first_pane, cx);
+        }
+        for index in 0..count {
+            self.pane_of[index] = self.panes.start_of(rows.at(index));
+        }
+        let mut from = 0;
+        while from < count {
+            let start = self.pane_of[from];
+            let run = self.pane_of[from..count].iter().take_while(|pane| **pane == start).count();
+            self.fold_run(rows, from, from + run, start, cx)?;
+            from += run;
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        // Under load a watermark follows every batch, and flushing for each would undo the folding: it waits for the
+        // next flush (the linger at most) behind the events it must not overtake.
+        match signal {
+            Signal::Watermark(watermark) if self.held && watermark < Timestamp::MAX => {
+                self.watermark = Some(watermark);
+                return Ok(());
+            }
+            _ => self.flush(cx)?,
+        }
+        self.out.signal(signal, cx)
+    }
+
+    fn ready(&mut self) -> bool {
+        self.out.ready()
+    }
+
+    fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        self.out.resume(cx)
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        self.out.states(visitor);
+    }
+}

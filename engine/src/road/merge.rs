@@ -1,0 +1,131 @@
+//! The far end of an edge: one task reads the buffers of all shards, aligns their barriers and merges their watermarks.
+
+use std::marker::PhantomData;
+
+use millstream_network::{Buffer, Control, Receiver};
+use millstream_state::{Epoch, Fixed, Key};
+
+use super::exchange::Packed;
+use super::keyed::KeyedOut;
+use super::chain::Signal;
+use super::rows::BATCH_ROWS;
+use crate::epoch::Barrier;
+use crate::epoch::align::{Aligner, Merged, WatermarkMerge};
+use crate::run::fault::Fault;
+use crate::run::task::{Cx, Progress, StateVisitor, Task};
+use crate::time::Timestamp;
+
+/// Buffers taken from one input before the next one has its turn.
+const BUFFERS_PER_TURN: usize = 4;
+/// Slices of deferred work (a firing) done per turn, before input.
+const SLICES_PER_TURN: usize = 16;
+
+/// The task behind an exchange.
+pub(crate) struct Merge<K, V, O> {
+    inputs: Vec<Input>,
+    align: Aligner,
+    time: WatermarkMerge,
+    out: O,
+    row: PhantomData<fn() -> (K, V)>,
+}
+
+struct Input {
+    receiver: Receiver,
+    /// A barrier whose buffer was read while the windows before it still fire.
+    barrier: Option<Barrier>,
+}
+
+impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Merge<K, V, O> {
+    pub(crate) fn new(receivers: Vec<Receiver>, out: O) -> Merge<K, V, O> {
+        let inputs: Vec<_> = receivers.into_iter().map(|receiver| Input { receiver, barrier: None }).collect();
+        let count = inputs.len();
+        Merge { inputs, align: Aligner::new(count), time: WatermarkMerge::new(count), out, row: PhantomData }
+    }
+
+    /// Takes one buffer's rows, then the marks in its header.
+    fn take(&mut self, input: usize, buffer: &Buffer, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let rows = Packed::<K, V>::new(buffer.payload());
+        for batch in rows.batches(BATCH_ROWS) {
+            self.out.accept(&batch, cx)?;
+        }
+        for control in buffer.header().controls() {
+            let merged = match control {
+                Control::Watermark(watermark) => self.time.watermark(input, Timestamp(watermark)),
+                Control::Idle => self.time.idle(input),
+                Control::Barrier(epoch) => {
+                    self.inputs[input].barrier = Some(Barrier { epoch: Epoch(epoch), last: false });
+                    continue;
+                }
+                Control::End => {
+                    let barrier = self.inputs[input].barrier.as_mut();
+                    barrier.expect("an edge ends with a barrier").last = true;
+                    continue;
+                }
+            };
+            self.pass(merged, cx)?;
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, merged: Option<Merged>, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        match merged {
+            Some(Merged::Watermark(watermark)) => self.out.signal(Signal::Watermark(watermark), cx),
+            Some(Merged::Idle) => self.out.signal(Signal::Idle, cx),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets `input` meet the barrier it has read; passes it on when it was the last.
+    fn meet(&mut self, input: usize, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let Some(barrier) = self.inputs[input].barrier.take() else { return Ok(()) };
+        if let Some(barrier) = self.align.meet(input, barrier) {
+            self.out.signal(Signal::Barrier(barrier), cx)?;
+            cx.passed();
+        }
+        Ok(())
+    }
+}
+
+impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Task for Merge<K, V, O> {
+    fn step(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        let mut progress = Progress::Idle;
+        for _ in 0..SLICES_PER_TURN {
+            match self.out.resume(cx)? {
+                Progress::Worked => progress = Progress::Worked,
+                stuck => {
+                    progress = progress.or(stuck);
+                    break;
+                }
+            }
+        }
+        for input in 0..self.inputs.len() {
+            for _ in 0..BUFFERS_PER_TURN {
+                if self.align.holds_back(input) {
+                    break;
+                }
+                if !self.out.ready() {
+                    return Ok(progress.or(Progress::Blocked));
+                }
+                if self.inputs[input].barrier.is_some() {
+                    self.meet(input, cx)?;
+                    progress = Progress::Worked;
+                    continue;
+                }
+                let Some(buffer) = self.inputs[input].receiver.receive() else { break };
+                progress = Progress::Worked;
+                let taken = self.take(input, &buffer, cx);
+                self.inputs[input].receiver.release(buffer);
+                taken?;
+            }
+        }
+        Ok(progress)
+    }
+
+    fn flush(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        self.out.signal(Signal::Flush, cx)
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        self.out.states(visitor);
+    }
+}

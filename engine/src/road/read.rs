@@ -1,0 +1,278 @@
+//! The task at the head of the road: it reads a source's splits in turn and drives their batches through a chain.
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::chain::{Chain, Signal, SplitStanding, Stage};
+use super::rows::{BATCH_ROWS, Batch, Whole};
+use super::source::{Polled, Source, Split};
+use crate::epoch::Barrier;
+use crate::job::graph::{Graph, NodeId};
+use crate::run::fault::{Fault, JobError};
+use crate::run::task::{Cx, Origin, Progress, StateVisitor, Task};
+use crate::time::Timestamp;
+
+/// Batches a source drives per turn: enough that a turn's own cost vanishes, few enough that a turn stays under 100 µs.
+const BATCHES_PER_TURN: usize = 8;
+/// Slices of deferred work done per turn, before input.
+const SLICES_PER_TURN: usize = 16;
+
+/// The chain's beginning: a source, not yet opened.
+#[derive(Debug)]
+pub struct Read<S> {
+    pub(crate) source: S,
+    pub(crate) node: NodeId,
+}
+
+impl<S: Source> Chain for Read<S> {
+    type Out = <S::Batch as Batch>::Item;
+
+    fn attach<N: Stage<Self::Out>>(self, next: N, graph: &mut Graph) {
+        let (source, node) = (self.source, self.node);
+        let task = graph.on_site(|site, plan| {
+            let uid = plan.uid(node);
+            let unusable = |error| JobError::Unusable(format!("source \"{uid}\": {error}"));
+            let mut splits = source.open(site.shard, site.config.shards).map_err(unusable)?;
+            if let Some(part) = site.restored(&uid) {
+                let positions: BTreeMap<String, u64> =
+                    serde_json::from_value(part.blob["positions"].clone()).map_err(|error| {
+                        JobError::Mismatch(format!("source \"{uid}\": the checkpoint's positions are unreadable: {error}"))
+                    })?;
+                for split in &mut splits {
+                    if let Some(position) = positions.get(&split.name()) {
+                        split.seek(*position).map_err(unusable)?;
+                    }
+                }
+            }
+            let idle_timeout = site.config.idle_timeout;
+            Ok(SourceTask::<S, N>::new(node, splits, idle_timeout, next))
+        });
+        if let Some(task) = task {
+            graph.tasks.push(Box::new(task));
+        }
+    }
+}
+
+struct OpenSplit<B> {
+    reader: Box<dyn Split<Batch = B>>,
+    name: Rc<str>,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    Active,
+    /// Silent since this wall time (ms), still holding time back.
+    Silent(i64),
+    Idle,
+    Ended,
+}
+
+struct SourceTask<S: Source, N> {
+    node: NodeId,
+    splits: Vec<OpenSplit<S::Batch>>,
+    turn: usize,
+    batch: S::Batch,
+    idle_timeout: Duration,
+    barrier: Option<Barrier>,
+    wake_at_ms: Option<i64>,
+    rows_in: u64,
+    announced: bool,
+    /// Every split has ended and the chain has been told.
+    ended: bool,
+    /// The last barrier has passed: nothing is read any more.
+    closed: bool,
+    next: N,
+}
+
+impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
+    fn new(node: NodeId, splits: Vec<Box<dyn Split<Batch = S::Batch>>>, idle_timeout: Duration, next: N) -> Self {
+        let splits = splits
+            .into_iter()
+            .map(|reader| OpenSplit { name: reader.name().into(), reader, standing: Standing::Active })
+            .collect();
+        SourceTask {
+            node,
+            splits,
+            turn: 0,
+            batch: S::Batch::default(),
+            idle_timeout,
+            barrier: None,
+            wake_at_ms: None,
+            rows_in: 0,
+            announced: false,
+            ended: false,
+            closed: false,
+            next,
+        }
+    }
+
+    /// Polls the next split that may have something; the progress of one batch.
+    fn read_batch(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        for _ in 0..self.splits.len() {
+            let index = self.turn;
+            self.turn = (self.turn + 1) % self.splits.len();
+            let split = &mut self.splits[index];
+            if split.standing == Standing::Ended {
+                continue;
+            }
+            cx.enter(self.node);
+            self.batch.clear();
+            let first = split.reader.position();
+            let polled = split.reader.poll(&mut self.batch, BATCH_ROWS).map_err(|error| Fault::source(self.node, error))?;
+            let rows = self.batch.len();
+            assert!(rows <= BATCH_ROWS, "source split {} gave {rows} rows where {BATCH_ROWS} were asked for", split.name);
+            self.stand(index, polled, rows > 0, cx)?;
+            if rows > 0 {
+                self.rows_in += rows as u64;
+                cx.split = index;
+                cx.origin = Some(Origin { split: self.splits[index].name.clone(), first });
+                self.next.batch(&Whole(&self.batch), cx)?;
+                return Ok(Progress::Worked);
+            }
+        }
+        Ok(Progress::Idle)
+    }
+
+    /// Notes what a poll said of the split, and tells the chain when its standing changed.
+    #[inline]
+    fn stand(&mut self, index: usize, polled: Polled, rows: bool, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let before = self.splits[index].standing;
+        let after = match polled {
+            Polled::Rows => Standing::Active,
+            Polled::End => Standing::Ended,
+            _ if rows => Standing::Active,
+            Polled::IdleUntilMs(at) => {
+                self.wake_at_ms = Some(self.wake_at_ms.map_or(at, |earlier| earlier.min(at)));
+                Standing::Active
+            }
+            Polled::Idle => match before {
+                Standing::Active => Standing::Silent(cx.now_ms),
+                Standing::Silent(since) if cx.now_ms - since >= self.idle_timeout.as_millis() as i64 => Standing::Idle,
+                still => still,
+            },
+        };
+        if after == before {
+            return Ok(());
+        }
+        self.splits[index].standing = after;
+        let told = match (before, after) {
+            // Rows that came with the end are driven first: the chain hears of it at the next turn's check.
+            (_, Standing::Ended) if rows => {
+                self.splits[index].standing = before;
+                return Ok(());
+            }
+            (_, Standing::Ended) => SplitStanding::Ended(index),
+            (_, Standing::Idle) => SplitStanding::Idle(index),
+            (Standing::Idle, Standing::Active) => SplitStanding::Active(index),
+            _ => return Ok(()),
+        };
+        self.next.signal(Signal::Split(told), cx)?;
+        if after == Standing::Idle && self.splits.iter().all(|split| matches!(split.standing, Standing::Idle | Standing::Ended)) {
+            self.next.signal(Signal::Idle, cx)?;
+        }
+        Ok(())
+    }
+
+    /// The first words on the road: which splits time waits for.
+    fn announce(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        self.announced = true;
+        for index in 0..self.splits.len() {
+            self.next.signal(Signal::Split(SplitStanding::Active(index)), cx)?;
+        }
+        Ok(())
+    }
+
+    fn pass_barrier(&mut self, barrier: Barrier, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let positions: BTreeMap<&str, u64> =
+            self.splits.iter().map(|split| (&*split.name, split.reader.position())).collect();
+        cx.file(self.node, json!({ "positions": positions }));
+        self.next.signal(Signal::Barrier(barrier), cx)?;
+        cx.passed();
+        self.closed |= barrier.last;
+        Ok(())
+    }
+}
+
+impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> Task for SourceTask<S, N> {
+    fn step(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        let mut progress = Progress::Idle;
+        for _ in 0..SLICES_PER_TURN {
+            match self.next.resume(cx)? {
+                Progress::Worked => progress = Progress::Worked,
+                stuck => {
+                    progress = progress.or(stuck);
+                    break;
+                }
+            }
+        }
+        if !self.announced {
+            self.announce(cx)?;
+        }
+        self.wake_at_ms = None;
+        for _ in 0..BATCHES_PER_TURN {
+            if self.closed {
+                return Ok(progress);
+            }
+            if !self.next.ready() {
+                return Ok(progress.or(Progress::Blocked));
+            }
+            if let Some(barrier) = self.barrier.take() {
+                self.pass_barrier(barrier, cx)?;
+                progress = Progress::Worked;
+                continue;
+            }
+            if self.ended {
+                return Ok(progress);
+            }
+            match self.read_batch(cx)? {
+                Progress::Worked => progress = Progress::Worked,
+                _ if self.splits.iter().all(|split| split.standing == Standing::Ended) => {
+                    self.ended = true;
+                    self.next.signal(Signal::Watermark(Timestamp::MAX), cx)?;
+                    return Ok(Progress::Worked);
+                }
+                _ => return Ok(progress),
+            }
+        }
+        Ok(progress)
+    }
+
+    fn flush(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        self.next.signal(Signal::Flush, cx)
+    }
+
+    fn inject(&mut self, barrier: Barrier) {
+        assert!(self.barrier.is_none(), "one epoch at a time");
+        self.barrier = Some(barrier);
+    }
+
+    fn input_ended(&self) -> Option<bool> {
+        Some(self.ended)
+    }
+
+    fn wake_fds(&self) -> Vec<RawFd> {
+        self.splits.iter().filter_map(|split| split.reader.wake_fd()).collect()
+    }
+
+    fn wake_at_ms(&self) -> Option<i64> {
+        if self.ended || self.closed {
+            return None;
+        }
+        // Without a descriptor to wait on, an idle split is asked again every 100 ms.
+        let blind = self.splits.iter().any(|split| split.standing != Standing::Ended && split.reader.wake_fd().is_none());
+        self.wake_at_ms.or(blind.then_some(i64::MIN))
+    }
+
+    fn rows_in(&self) -> u64 {
+        self.rows_in
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        self.next.states(visitor);
+    }
+}

@@ -1,0 +1,386 @@
+//! Windows: contributions are folded into panes, and a pane's keys are emitted when the watermark passes its end.
+//!
+//! A pane is a namespace of the table, so that firing scans its pages in memory order and dropping it frees them; there
+//! is no timer and no delete per key. A firing is budgeted like input: it goes on a slice per turn, and holds back only
+//! what must come after it.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use millstream_state::{Key, Namespace, ScanCursor, Table};
+
+use super::aggregate::Aggregate;
+use super::chain::{Signal, Stage};
+use super::keyed::{Contributions, Folding, KeyedOut};
+use super::rows::{BATCH_ROWS, Dense};
+use crate::job::graph::NodeId;
+use crate::run::fault::Fault;
+use crate::run::task::{Cx, Progress, StateVisitor};
+use crate::time::Timestamp;
+
+/// A stretch of event time, `[start, end)`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Window {
+    /// The first instant inside.
+    pub start: Timestamp,
+    /// The first instant after.
+    pub end: Timestamp,
+}
+
+/// What a window yields for one key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Windowed<K, R> {
+    /// The key.
+    pub key: K,
+    /// The window.
+    pub window: Window,
+    /// The aggregate's result.
+    pub value: R,
+}
+
+/// Windows of one size, end to end, aligned to the epoch (plus an offset).
+///
+/// ```
+/// use std::time::Duration;
+/// use millstream::{Timestamp, Tumbling};
+/// let tens = Tumbling::of(Duration::from_secs(10));
+/// assert_eq!(tens.window_of(Timestamp(12_345)).start, Timestamp(10_000));
+/// assert_eq!(tens.window_of(Timestamp(-1)).start, Timestamp(-10_000));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tumbling {
+    size_ms: i64,
+    offset_ms: i64,
+}
+
+impl Tumbling {
+    /// Windows of `size`.
+    ///
+    /// # Panics
+    /// When `size` is under a millisecond or over 100 years: no such window can be meant.
+    #[must_use]
+    pub fn of(size: Duration) -> Tumbling {
+        let size_ms = i64::try_from(size.as_millis()).unwrap_or(i64::MAX);
+        assert!(
+            (1..=100 * 366 * 86_400_000).contains(&size_ms),
+            "a tumbling window of {size:?} cannot be: its size lies between one millisecond and a hundred years"
+        );
+        Tumbling { size_ms, offset_ms: 0 }
+    }
+
+    /// Windows that begin `offset` after a multiple of the size, as days that begin at another time zone's midnight.
+    #[must_use]
+    pub fn offset(self, offset: Duration) -> Tumbling {
+        let offset_ms = (offset.as_millis() % self.size_ms as u128) as i64;
+        Tumbling { offset_ms, ..self }
+    }
+
+    /// The window that `at` falls into.
+    #[must_use]
+    pub fn window_of(self, at: Timestamp) -> Window {
+        self.panes().window(self.panes().start_of(at))
+    }
+
+    pub(crate) fn panes(self) -> Panes {
+        Panes { size_ms: self.size_ms, offset_ms: self.offset_ms }
+    }
+}
+
+/// How event time is cut into panes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Panes {
+    size_ms: i64,
+    offset_ms: i64,
+}
+
+impl Panes {
+    #[inline(always)]
+    pub(crate) fn start_of(self, at: Timestamp) -> i64 {
+        let shifted = at.0.saturating_sub(self.offset_ms);
+        shifted.saturating_sub(shifted.rem_euclid(self.size_ms)).saturating_add(self.offset_ms)
+    }
+
+    /// The last instant inside the pane: the watermark that completes it.
+    fn last_of(self, start: i64) -> Timestamp {
+        Timestamp(start.saturating_add(self.size_ms - 1))
+    }
+
+    fn window(self, start: i64) -> Window {
+        Window { start: Timestamp(start), end: Timestamp(start.saturating_add(self.size_ms)) }
+    }
+}
+
+/// The least and the greatest timestamp of a batch that is not empty: one window test per batch, not per row.
+#[inline(always)]
+pub(crate) fn time_range(rows: usize, at: impl Fn(usize) -> Timestamp) -> (Timestamp, Timestamp) {
+    let (mut least, mut greatest) = (i64::MAX, i64::MIN);
+    for index in 0..rows {
+        let at = at(index).0;
+        least = least.min(at);
+        greatest = greatest.max(at);
+    }
+    (Timestamp(least), Timestamp(greatest))
+}
+
+/// Rows emitted by one slice of a firing.
+const FIRE_ROWS: usize = BATCH_ROWS;
+
+/// The window operator: folds contributions `M::Value` into panes of `A::Acc` and hands results to `next`.
+pub(crate) struct Windows<T: ?Sized, K, A: Aggregate<T>, M, N> {
+    table: Table<K, A::Acc>,
+    aggregate: A,
+    panes: Panes,
+    watermark: Timestamp,
+    /// No open pane is complete before this watermark.
+    complete_at: Timestamp,
+    firing: Option<Firing>,
+    late: u64,
+    /// Rows of a batch that spans panes, pane by pane.
+    split: Vec<(i64, Vec<u16>)>,
+    out: Dense<Windowed<K, A::Out>>,
+    node: NodeId,
+    next: N,
+    mode: PhantomData<fn(&T) -> M>,
+}
+
+/// A pane on its way out.
+struct Firing {
+    start: i64,
+    cursor: ScanCursor,
+}
+
+/// Some rows of a batch, seen as a batch.
+struct Picked<'a, C> {
+    batch: &'a C,
+    picked: &'a [u16],
+}
+
+impl<K, V, C: Contributions<K, V>> Contributions<K, V> for Picked<'_, C> {
+    fn len(&self) -> usize {
+        self.picked.len()
+    }
+
+    fn at(&self, index: usize) -> Timestamp {
+        self.batch.at(self.picked[index] as usize)
+    }
+
+    fn key(&self, index: usize) -> K {
+        self.batch.key(self.picked[index] as usize)
+    }
+
+    fn value(&self, index: usize) -> V {
+        self.batch.value(self.picked[index] as usize)
+    }
+}
+
+impl<T, K, A, M, N> Windows<T, K, A, M, N>
+where
+    T: ?Sized + 'static,
+    K: Key,
+    A: Aggregate<T> + 'static,
+    M: Folding<T, A>,
+    N: Stage<Windowed<K, A::Out>>,
+{
+    /// A window operator over `table`, which a restore may have filled; `watermark` is how far time had come.
+    pub(crate) fn new(
+        table: Table<K, A::Acc>,
+        watermark: Timestamp,
+        aggregate: A,
+        panes: Panes,
+        node: NodeId,
+        next: N,
+    ) -> Self {
+        let mut windows = Windows {
+            table,
+            aggregate,
+            panes,
+            watermark,
+            complete_at: Timestamp::MAX,
+            firing: None,
+            late: 0,
+            split: Vec::new(),
+            out: Dense::default(),
+            node,
+            next,
+            mode: PhantomData,
+        };
+        windows.complete_at = windows.first_complete_at();
+        windows
+    }
+
+    fn first_complete_at(&self) -> Timestamp {
+        self.table.namespaces().next().map_or(Timestamp::MAX, |pane| self.panes.last_of(pane.0))
+    }
+
+    #[inline(always)]
+    fn fold<C: Contributions<K, M::Value>>(&mut self, start: i64, batch: &C) -> Result<(), Fault> {
+        let last = self.panes.last_of(start);
+        if last <= self.watermark {
+            self.late += batch.len() as u64;
+            return Ok(());
+        }
+        self.complete_at = self.complete_at.min(last);
+        let aggregate = &self.aggregate;
+        self.table
+            .fold(
+                Namespace(start),
+                batch.len(),
+                |index| batch.key(index),
+                || aggregate.init(),
+                |acc, index| M::fold(aggregate, acc, batch.value(index)),
+            )
+            .map_err(|error| Fault::state(self.node, error))
+    }
+
+    /// Sorts the rows of a batch that spans panes by pane, and folds pane after pane.
+    #[cold]
+    fn fold_split<C: Contributions<K, M::Value>>(&mut self, batch: &C) -> Result<(), Fault> {
+        let mut split = std::mem::take(&mut self.split);
+        let mut used = 0;
+        let mut last_hit = 0;
+        for index in 0..batch.len() {
+            let start = self.panes.start_of(batch.at(index));
+            if last_hit >= used || split[last_hit].0 != start {
+                last_hit = match split[..used].iter().position(|(pane, _)| *pane == start) {
+                    Some(hit) => hit,
+                    None => {
+                        if used == split.len() {
+                            split.push((start, Vec::with_capacity(BATCH_ROWS)));
+                        }
+                        split[used].0 = start;
+                        split[used].1.clear();
+                        used += 1;
+                        used - 1
+                    }
+                };
+            }
+            split[last_hit].1.push(index as u16);
+        }
+        let folded = split[..used].iter().try_for_each(|(start, picked)| self.fold(*start, &Picked { batch, picked }));
+        self.split = split;
+        folded
+    }
+
+    /// Emits one slice of the firing pane; true when a slice was emitted.
+    fn fire_slice(&mut self, cx: &mut Cx<'_>) -> Result<bool, Fault> {
+        if self.firing.is_none() {
+            if self.complete_at > self.watermark {
+                return Ok(false);
+            }
+            match self.table.namespaces().next() {
+                Some(pane) if self.panes.last_of(pane.0) <= self.watermark => {
+                    self.firing = Some(Firing { start: pane.0, cursor: ScanCursor::default() });
+                }
+                _ => {
+                    self.complete_at = self.first_complete_at();
+                    return Ok(false);
+                }
+            }
+        }
+        let Some(firing) = self.firing.take() else { return Ok(false) };
+        cx.enter(self.node);
+        let window = self.panes.window(firing.start);
+        let at = window.end.plus_ms(-1);
+        self.out.clear();
+        let (out, aggregate) = (&mut self.out, &self.aggregate);
+        let pane = Namespace(firing.start);
+        let more = self.table.scan_slice(pane, firing.cursor, FIRE_ROWS, |key, acc| {
+            out.push(Windowed { key: *key, window, value: aggregate.finish(acc) }, at);
+        });
+        match more {
+            Some(cursor) => self.firing = Some(Firing { cursor, ..firing }),
+            None => {
+                self.table.drop_namespace(pane);
+                self.complete_at = self.first_complete_at();
+            }
+        }
+        if !self.out.is_empty() {
+            self.next.batch(&self.out, cx)?;
+        }
+        Ok(true)
+    }
+
+    fn is_firing(&self) -> bool {
+        self.firing.is_some() || self.complete_at <= self.watermark
+    }
+}
+
+impl<T, K, A, M, N> KeyedOut<K, M::Value> for Windows<T, K, A, M, N>
+where
+    T: ?Sized + 'static,
+    K: Key,
+    A: Aggregate<T> + 'static,
+    M: Folding<T, A>,
+    N: Stage<Windowed<K, A::Out>>,
+{
+    #[inline]
+    fn accept<C: Contributions<K, M::Value>>(&mut self, batch: &C, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        if batch.len() == 0 {
+            return Ok(());
+        }
+        cx.enter(self.node);
+        let (least, greatest) = time_range(batch.len(), |index| batch.at(index));
+        let start = self.panes.start_of(least);
+        if self.panes.start_of(greatest) == start { self.fold(start, batch) } else { self.fold_split(batch) }
+    }
+
+    fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        match signal {
+            Signal::Watermark(watermark) => {
+                self.watermark = self.watermark.max(watermark);
+                // With nothing to fire the watermark passes at once; otherwise it follows the last slice.
+                if self.is_firing() { Ok(()) } else { self.next.signal(signal, cx) }
+            }
+            Signal::Barrier(barrier) => {
+                assert!(!self.is_firing(), "a barrier waits until the firing is done");
+                cx.freeze(self.node, &mut self.table, barrier, self.watermark, self.late);
+                self.next.signal(signal, cx)
+            }
+            other => self.next.signal(other, cx),
+        }
+    }
+
+    fn ready(&mut self) -> bool {
+        !self.is_firing() && self.next.ready()
+    }
+
+    fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        let deeper = self.next.resume(cx)?;
+        if !self.is_firing() {
+            return Ok(deeper);
+        }
+        if !self.next.ready() {
+            return Ok(deeper.or(Progress::Blocked));
+        }
+        let emitted = self.fire_slice(cx)?;
+        if !self.is_firing() {
+            self.next.signal(Signal::Watermark(self.watermark), cx)?;
+        }
+        Ok(if emitted { Progress::Worked } else { deeper })
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        visitor.table(self.node, &mut self.table);
+        visitor.late(self.late);
+        self.next.states(visitor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panes_start_at_multiples_of_the_size() {
+        let panes = Tumbling::of(Duration::from_millis(10)).panes();
+        for (at, start) in [(0, 0), (9, 0), (10, 10), (-1, -10), (-10, -10), (-11, -20)] {
+            assert_eq!(panes.start_of(Timestamp(at)), start, "{at}");
+        }
+        let shifted = Tumbling::of(Duration::from_millis(10)).offset(Duration::from_millis(3)).panes();
+        for (at, start) in [(2, -7), (3, 3), (12, 3), (13, 13)] {
+            assert_eq!(shifted.start_of(Timestamp(at)), start, "{at}");
+        }
+        assert!(panes.start_of(Timestamp::MIN) <= i64::MIN + 10, "the ends of time saturate");
+        assert_eq!(panes.last_of(panes.start_of(Timestamp::MAX)), Timestamp::MAX);
+    }
+}

@@ -1,0 +1,92 @@
+//! What can go wrong: a [`Fault`] inside a task, a [`JobError`] for the person who runs the job.
+
+use millstream_state::StateError;
+
+use crate::job::graph::{NodeId, Plan};
+use crate::road::sink::SinkError;
+use crate::road::source::SourceError;
+
+/// Why a task cannot go on. It stops the attempt; whether the job restarts depends on [`Fault::is_final`].
+#[derive(Debug)]
+pub struct Fault {
+    node: Option<NodeId>,
+    cause: Cause,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error("panicked: {0}")]
+    Panic(String),
+    #[error(transparent)]
+    Source(SourceError),
+    #[error(transparent)]
+    Sink(SinkError),
+    #[error(transparent)]
+    State(StateError),
+    #[error("{place}: {why}")]
+    Row { place: String, why: String },
+    #[error("{0}")]
+    Shard(String),
+}
+
+impl Fault {
+    pub(crate) fn panic(node: NodeId, message: String) -> Fault {
+        Fault { node: Some(node), cause: Cause::Panic(message) }
+    }
+
+    pub(crate) fn source(node: NodeId, error: SourceError) -> Fault {
+        Fault { node: Some(node), cause: Cause::Source(error) }
+    }
+
+    pub(crate) fn sink(node: NodeId, error: SinkError) -> Fault {
+        Fault { node: Some(node), cause: Cause::Sink(error) }
+    }
+
+    pub(crate) fn state(node: NodeId, error: StateError) -> Fault {
+        Fault { node: Some(node), cause: Cause::State(error) }
+    }
+
+    /// A row that an operator could not take, at `place` of its source.
+    pub(crate) fn row(node: NodeId, place: String, why: String) -> Fault {
+        Fault { node: Some(node), cause: Cause::Row { place, why } }
+    }
+
+    pub(crate) fn shard(why: String) -> Fault {
+        Fault { node: None, cause: Cause::Shard(why) }
+    }
+
+    /// A restart would only meet it again: the input itself is at fault.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self.cause, Cause::Row { .. } | Cause::Source(SourceError::Damaged { .. } | SourceError::Unusable(_)))
+    }
+
+    /// The fault in words, with the operator's name.
+    pub(crate) fn describe(&self, plan: &Plan) -> String {
+        match self.node {
+            Some(node) => format!("operator \"{}\": {}", plan.uid(node), self.cause),
+            None => self.cause.to_string(),
+        }
+    }
+}
+
+/// Why a job did not start or did not finish, sorted by who can act.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The operator: a setting, a directory or a graph that cannot be used. Nothing was started.
+    #[error("{0}")]
+    Unusable(String),
+    /// The machine: io_uring, memory locks, cores. Nothing was started.
+    #[error("{0}")]
+    Machine(String),
+    /// The checkpoint does not belong to this job. Nothing was changed.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The job ran and failed for good; the last checkpoint is intact.
+    #[error("the job failed after {restarts} restarts: {cause}")]
+    Failed {
+        /// What stopped it, with the operator's name.
+        cause: String,
+        /// Restarts that were tried.
+        restarts: u32,
+    },
+}

@@ -1,0 +1,182 @@
+//! A task is one chain on one shard; [`Cx`] is what its stages may ask of the shard.
+
+use std::cell::Cell;
+
+use millstream_state::{Chunk, Epoch, Fixed, FileRef, Key, Table};
+use serde_json::json;
+
+use super::fault::Fault;
+use crate::epoch::Barrier;
+use crate::epoch::snapshot::OpenEpoch;
+use crate::job::graph::NodeId;
+use crate::road::sink::{Committable, SinkFuture};
+use crate::time::Timestamp;
+
+/// Whether a step got anywhere; the loop above decides when to sleep.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// Nothing to do.
+    Idle,
+    /// Something was done.
+    Worked,
+    /// There is work, and no room for its output.
+    Blocked,
+}
+
+impl Progress {
+    /// The stronger of two: worked over blocked over idle.
+    pub fn or(self, other: Progress) -> Progress {
+        match (self, other) {
+            (Progress::Worked, _) | (_, Progress::Worked) => Progress::Worked,
+            (Progress::Blocked, _) | (_, Progress::Blocked) => Progress::Blocked,
+            _ => Progress::Idle,
+        }
+    }
+}
+
+/// One chain on one shard, stepped by the shard's loop.
+pub(crate) trait Task {
+    /// Takes what it can within a budget, never waits.
+    fn step(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault>;
+
+    /// Sends on what waits for company.
+    fn flush(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault>;
+
+    /// Asks a source to put the barrier into its stream; other tasks meet it on their edges.
+    fn inject(&mut self, _barrier: Barrier) {}
+
+    /// Whether this task is a source's, and its input has ended.
+    fn input_ended(&self) -> Option<bool> {
+        None
+    }
+
+    /// A source's descriptors that wake the shard.
+    fn wake_fds(&self) -> Vec<std::os::fd::RawFd> {
+        Vec::new()
+    }
+
+    /// When an idle source wants to be asked again, wall time in ms.
+    fn wake_at_ms(&self) -> Option<i64> {
+        None
+    }
+
+    /// Rows a source task has taken in.
+    fn rows_in(&self) -> u64 {
+        0
+    }
+
+    /// Shows the state of every stage.
+    fn states(&mut self, visitor: &mut dyn StateVisitor);
+}
+
+/// Where the rows of a batch come from, for messages.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) split: std::rc::Rc<str>,
+    pub(crate) first: u64,
+}
+
+/// What a stage may ask of its shard while it works.
+#[derive(Debug)]
+pub struct Cx<'a> {
+    /// The split that the current batch was read from.
+    pub(crate) split: usize,
+    pub(crate) origin: Option<Origin>,
+    pub(crate) now_ms: i64,
+    pub(crate) skipped_rows: u64,
+    current: &'a Cell<NodeId>,
+    epoch: Option<&'a mut OpenEpoch>,
+}
+
+impl<'a> Cx<'a> {
+    pub(crate) fn new(now_ms: i64, current: &'a Cell<NodeId>, epoch: Option<&'a mut OpenEpoch>) -> Cx<'a> {
+        Cx { split: 0, origin: None, now_ms, skipped_rows: 0, current, epoch }
+    }
+
+    /// Notes whose code runs, once per batch, so that a panic can be laid at the right door.
+    #[inline(always)]
+    pub(crate) fn enter(&mut self, node: NodeId) {
+        self.current.set(node);
+    }
+
+    fn epoch(&mut self) -> &mut OpenEpoch {
+        self.epoch.as_deref_mut().expect("a barrier travels only while its epoch is open")
+    }
+
+    /// Freezes an operator's table at the barrier and files its small state.
+    pub(crate) fn freeze(
+        &mut self,
+        node: NodeId,
+        table: &mut dyn SnapshotTable,
+        barrier: Barrier,
+        watermark: Timestamp,
+        late: u64,
+    ) {
+        let epoch = self.epoch();
+        epoch.file(node, json!({ "watermark": watermark, "late": late }));
+        epoch.freeze(node, table, barrier.epoch);
+    }
+
+    /// Files a source's positions at the barrier.
+    pub(crate) fn file(&mut self, node: NodeId, small: serde_json::Value) {
+        self.epoch().file(node, small);
+    }
+
+    /// Hands over a sink's work of making its epoch durable.
+    pub(crate) fn prepare(&mut self, node: NodeId, work: SinkFuture<Committable>) {
+        self.epoch().prepare(node, work);
+    }
+
+    /// The task has met the barrier with all its stages.
+    pub(crate) fn passed(&mut self) {
+        self.epoch().passed();
+    }
+
+    /// The place of a row of the current batch, in words.
+    pub(crate) fn place(&self, origin: Option<usize>) -> String {
+        match (&self.origin, origin) {
+            (Some(batch), Some(index)) => format!("{}, offset {}", batch.split, batch.first + index as u64),
+            (Some(batch), None) => format!("{}, in the batch from offset {}", batch.split, batch.first),
+            (None, _) => "behind an exchange".to_string(),
+        }
+    }
+}
+
+/// Sees every piece of state of a task, in the order of the road.
+pub trait StateVisitor {
+    /// An operator's table.
+    fn table(&mut self, _node: NodeId, _table: &mut dyn SnapshotTable) {}
+    /// A sink's end.
+    fn sink(&mut self, _node: NodeId, _sink: &mut dyn SinkEnd) {}
+    /// Rows that came too late for their window.
+    fn late(&mut self, _rows: u64) {}
+}
+
+/// The barrier's side of a table, without its types.
+pub trait SnapshotTable {
+    /// Marks the epoch's end; what changes from now on belongs to the next.
+    fn freeze(&mut self, epoch: Epoch);
+    /// Serialises up to `bytes_max` of the frozen state; true when all of it is.
+    fn drain(&mut self, bytes_max: usize) -> bool;
+    /// The next full piece of the snapshot file.
+    fn take_chunk(&mut self) -> Option<Chunk>;
+    /// Gives a written piece's memory back.
+    fn give_back(&mut self, chunk: Chunk);
+    /// The files a restore needs once `file` has joined them.
+    fn chain_with(&self, file: Option<&FileRef>) -> Vec<FileRef>;
+    /// The checkpoint is durable.
+    fn confirm(&mut self, file: Option<FileRef>);
+    /// The checkpoint is given up.
+    fn abort(&mut self);
+    /// Names of key and value types.
+    fn types(&self) -> (&'static str, &'static str);
+}
+
+/// The barrier's side of a sink, without its type.
+pub trait SinkEnd {
+    /// Makes a prepared epoch visible.
+    fn commit(&mut self, committable: Committable) -> SinkFuture<()>;
+    /// Brings a fresh writer to the state of a restored checkpoint.
+    fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()>;
+}
