@@ -1,4 +1,5 @@
 //! The log against its slow twin (a vector of records), cut at every byte, flipped at every byte, followed while written.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -18,7 +18,7 @@ pub struct LogOptions {
     /// A segment that would grow beyond this is closed, and the next one begun.
     pub segment_bytes_max: u32,
     /// The distance of two index entries. 64 KiB, the default, make an index of 64 KiB for a segment of 256 MiB, and a
-    /// seek scans some 20 µs; every 4 KiB would save 18 µs of that for sixteen times the index.
+    /// seek takes some 76 µs; every 4 KiB would save the scan, under 20 µs of them, for sixteen times the index.
     pub index_every_bytes: u32,
 }
 
@@ -242,6 +242,7 @@ impl PartitionWriter {
                 self.dir.display()
             )));
         }
+        self.guarded(|_| Ok(()))?;
         let byte_end = self.segment.byte_next + (HEADER_BYTES + bytes.len()) as u64;
         if byte_end > u64::from(self.options.segment_bytes_max) && self.segment.byte_next > 0 {
             self.roll()?;
