@@ -1,4 +1,46 @@
-//! Under construction.
+//! Keyed state in memory-mapped pages: tables, dirty lines, snapshots, manifests.
+//!
+//! ```text
+//! an update's road    key ─▶ hash ─▶ directory ─▶ page ─▶ line ─▶ mark ─▶ value
+//! a barrier's road    freeze ─▶ drain ─▶ snapshot file ─▶ manifest ─▶ confirm | abort
+//! a restart           manifest ─▶ chain of files ─▶ pages ─▶ directories
+//! ```
+//!
+//! Hashing bucket, dirty tracking, copy-on-write, snapshot I/O, checksum and restore all speak of one thing, the page of
+//! 4 KiB, so that there is one mechanism instead of seven. Invariant: this crate knows no network and no clock.
+//!
+//! The rooms, in the order an entry meets them: `fixed`, `key`, `text` and [`hash`] say what can be kept; `table`,
+//! `directory`, `page` and `segment` keep it; `dirty`, `freeze`, `snapshot` and `chain` write it down; `file`,
+//! `store` and `manifest` make it a checkpoint; `restore` brings it back.
+
+mod chain;
+mod directory;
+mod dirty;
+mod file;
+mod fixed;
+mod freeze;
+pub mod hash;
+mod key;
+mod manifest;
+mod page;
+mod restore;
+mod segment;
+mod snapshot;
+mod store;
+mod table;
+mod text;
+
+pub use file::SnapshotFile;
+pub use fixed::{Both, Fixed, bytes_of, type_text};
+pub use freeze::{Drained, SnapshotSize};
+pub use key::Key;
+pub use manifest::{FORMAT_VERSION, Manifest, ManifestError, OperatorPart, Part, TablePart};
+pub use restore::{RestoreError, Restored};
+pub use segment::{LINE_BYTES, PAGE_BYTES};
+pub use snapshot::{BLOCK_BYTES, CHUNK_BYTES, Chunk, FileRef};
+pub use store::{DiskFault, DiskOperation, Newest, RETAINED_DEFAULT, Rejected, RejectedWhy, Store, StoreError};
+pub use table::{Namespace, ScanCursor, StateError, Table, TableBytes, TableConfig};
+pub use text::{Text, TextError};
 
 /// The stretch of a stream between two barriers, counted from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]

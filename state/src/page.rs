@@ -1,0 +1,279 @@
+//! What is inside a flat page: 64 lines, and in them buckets of keys and values.
+//!
+//! ```text
+//! page    4096 B = 64 lines; a bucket is one line, or 2^n lines where an entry is larger than one
+//! bucket  | key 0 | key 1 | … | padding | value 0 | value 1 | … |        u64 → u64: four keys, four values
+//! ```
+//!
+//! Keys come first, so that one vector compare tests a whole line; a slot is empty when its key's bytes are all zero.
+//! The hash's low bits choose the bucket, a full bucket leads on to the next one of the page, round its end. Nothing is
+//! ever taken out of a page one by one, so the first bucket with an empty slot ends every search.
+//! `docs/formats/page.md` draws it with its numbers.
+#![expect(unsafe_code, reason = "reads and writes keys and values where they lie in a page")]
+
+use crate::fixed::{Fixed, bytes_of};
+use crate::hash::LINE_BITS;
+use crate::segment::{LINE_BYTES, PAGE_BYTES};
+
+pub(crate) const LINES: usize = PAGE_BYTES / LINE_BYTES;
+const _: () = assert!(LINES == 1 << LINE_BITS && LINES == u64::BITS as usize, "a mask has a bit for every line");
+
+/// How entries of certain sizes lie in a page. All of it is known when compiled; the hot loops use it as constants, the
+/// snapshot's code, compiled once for all tables, as numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Geometry {
+    pub(crate) key_bytes: usize,
+    pub(crate) value_bytes: usize,
+    /// Lines of a bucket, a power of two.
+    pub(crate) bucket_lines: usize,
+    /// Entries of a bucket, at most 64.
+    pub(crate) slots: usize,
+    /// Where in the bucket the values start.
+    pub(crate) values_at: usize,
+    /// Entries of a page.
+    pub(crate) capacity: usize,
+    /// A page with this many entries splits before the next.
+    pub(crate) split_at: usize,
+}
+
+impl Geometry {
+    pub(crate) const fn of<K: Fixed, V: Fixed>() -> Geometry {
+        let () = K::PROOF;
+        let () = V::PROOF;
+        let (key_bytes, value_bytes, value_align) = (size_of::<K>(), size_of::<V>(), align_of::<V>());
+        assert!(
+            key_bytes.next_multiple_of(value_align) + value_bytes <= PAGE_BYTES,
+            "key and value together must fit a page of 4096 bytes"
+        );
+        let mut bucket_lines = 1;
+        while key_bytes.next_multiple_of(value_align) + value_bytes > bucket_lines * LINE_BYTES {
+            bucket_lines *= 2;
+        }
+        let mut slots = 1;
+        // A key of no bytes is always the zero key, which has a page of its own: its flat pages are never used.
+        while key_bytes > 0
+            && slots < 64
+            && ((slots + 1) * key_bytes).next_multiple_of(value_align) + (slots + 1) * value_bytes
+                <= bucket_lines * LINE_BYTES
+        {
+            slots += 1;
+        }
+        let capacity = LINES / bucket_lines * slots;
+        // With few slots in a bucket, searches grow long sooner: at 90 % full, an entry in a line of four is found within
+        // 1.2 lines on average; where a line holds one entry, that takes a page that is 75 % full at most to be near 2.
+        let split_percent = if slots >= 4 {
+            90
+        } else if slots >= 2 {
+            80
+        } else {
+            75
+        };
+        let split_at = if capacity * split_percent / 100 == 0 { 1 } else { capacity * split_percent / 100 };
+        Geometry {
+            key_bytes,
+            value_bytes,
+            bucket_lines,
+            slots,
+            values_at: (slots * key_bytes).next_multiple_of(value_align),
+            capacity,
+            split_at,
+        }
+    }
+
+    /// Buckets of a page.
+    pub(crate) const fn buckets(&self) -> usize {
+        LINES / self.bucket_lines
+    }
+
+    /// Where in the page a slot's key lies; slots are numbered through the page.
+    pub(crate) const fn key_at(&self, slot: usize) -> usize {
+        slot / self.slots * self.bucket_lines * LINE_BYTES + slot % self.slots * self.key_bytes
+    }
+
+    /// Where in the page a slot's value lies.
+    pub(crate) const fn value_at(&self, slot: usize) -> usize {
+        slot / self.slots * self.bucket_lines * LINE_BYTES + self.values_at + slot % self.slots * self.value_bytes
+    }
+
+    /// The first line of the bucket where a search for this hash begins.
+    #[inline(always)]
+    pub(crate) const fn line(&self, hash: u64) -> usize {
+        (hash as usize & (self.buckets() - 1)) * self.bucket_lines
+    }
+
+    /// The dirty bits of the bucket that starts at `line`.
+    #[inline(always)]
+    pub(crate) const fn bucket_mask(&self, line: usize) -> u64 {
+        (u64::MAX >> (64 - self.bucket_lines)) << line
+    }
+
+    /// Bytes of the bitmap that says which slots of a page are taken, padded to eight.
+    pub(crate) const fn bitmap_bytes(&self) -> usize {
+        self.capacity.div_ceil(64) * 8
+    }
+}
+
+/// A bit per slot of the bucket whose key is `key`, the lowest for slot 0.
+///
+/// # Safety
+/// `bucket` is readable for a whole bucket of the geometry of `K` and `V`, and aligned to a line.
+#[inline(always)]
+pub(crate) unsafe fn slots_with<K: Fixed, V: Fixed>(bucket: *const u8, key: &K) -> u64 {
+    let geometry = const { Geometry::of::<K, V>() };
+    #[cfg(all(target_arch = "x86_64", target_feature = "avx2"))]
+    if size_of::<K>() == 8 && geometry.slots == 4 {
+        use std::arch::x86_64::*;
+        // SAFETY: `K` has eight initialised bytes, read as a number; the bucket's first 32 bytes are its four keys, at
+        // the alignment of a line.
+        unsafe {
+            let wanted = (key as *const K).cast::<i64>().read_unaligned();
+            let keys = _mm256_load_si256(bucket.cast());
+            let equal = _mm256_cmpeq_epi64(keys, _mm256_set1_epi64x(wanted));
+            return _mm256_movemask_pd(_mm256_castsi256_pd(equal)) as u32 as u64;
+        }
+    }
+    let wanted = bytes_of(key);
+    let mut found = 0;
+    for slot in 0..geometry.slots {
+        // SAFETY: the geometry keeps every slot's key inside the bucket.
+        let here = unsafe { std::slice::from_raw_parts(bucket.add(slot * size_of::<K>()), size_of::<K>()) };
+        found |= ((here == wanted) as u64) << slot;
+    }
+    found
+}
+
+/// A bit per slot of the bucket that is empty.
+///
+/// # Safety
+/// As for [`slots_with`].
+#[inline(always)]
+pub(crate) unsafe fn empty_slots<K: Fixed, V: Fixed>(bucket: *const u8) -> u64 {
+    let geometry = const { Geometry::of::<K, V>() };
+    let mut empty = 0;
+    for slot in 0..geometry.slots {
+        // SAFETY: the geometry keeps every slot's key inside the bucket.
+        let key = unsafe { std::slice::from_raw_parts(bucket.add(slot * size_of::<K>()), size_of::<K>()) };
+        empty |= (is_zero(key) as u64) << slot;
+    }
+    empty
+}
+
+/// Whether the bucket has an empty slot. Slots fill from the first to the last, so the last one tells.
+///
+/// # Safety
+/// As for [`slots_with`].
+#[inline(always)]
+pub(crate) unsafe fn has_empty_slot<K: Fixed, V: Fixed>(bucket: *const u8) -> bool {
+    let last = const { Geometry::of::<K, V>() }.slots - 1;
+    // SAFETY: the geometry keeps every slot's key inside the bucket.
+    is_zero(unsafe { std::slice::from_raw_parts(bucket.add(last * size_of::<K>()), size_of::<K>()) })
+}
+
+/// Whether all bytes are zero: of a key, that its slot is empty.
+#[inline(always)]
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut any = 0;
+    for word in words {
+        any |= u64::from_ne_bytes(*word);
+    }
+    for byte in rest {
+        any |= *byte as u64;
+    }
+    any == 0
+}
+
+/// Where in its bucket a slot's key lies.
+#[inline(always)]
+pub(crate) fn key_in<K: Fixed>(bucket: *mut u8, slot: usize) -> *mut K {
+    bucket.wrapping_add(slot * size_of::<K>()).cast()
+}
+
+/// Where in its bucket a slot's value lies.
+#[inline(always)]
+pub(crate) fn value_in<K: Fixed, V: Fixed>(bucket: *mut u8, slot: usize) -> *mut V {
+    let geometry = const { Geometry::of::<K, V>() };
+    bucket.wrapping_add(geometry.values_at + slot * size_of::<V>()).cast()
+}
+
+/// The slots of a page that are taken, one bit each, slot 0 lowest, written into `bitmap` (of
+/// [`bitmap_bytes`](Geometry::bitmap_bytes)); returns how many.
+pub(crate) fn taken_slots(geometry: &Geometry, page: &[u8; PAGE_BYTES], bitmap: &mut [u8]) -> usize {
+    bitmap.fill(0);
+    let mut taken = 0;
+    for bucket in 0..geometry.buckets() {
+        let at = bucket * geometry.bucket_lines * LINE_BYTES;
+        for in_bucket in 0..geometry.slots {
+            let key_at = at + in_bucket * geometry.key_bytes;
+            if !is_zero(&page[key_at..key_at + geometry.key_bytes]) {
+                let slot = bucket * geometry.slots + in_bucket;
+                bitmap[slot / 8] |= 1 << (slot % 8);
+                taken += 1;
+            }
+        }
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_fill_lines() {
+        let geometry = Geometry::of::<u64, u64>();
+        assert_eq!((geometry.slots, geometry.bucket_lines, geometry.values_at, geometry.capacity), (4, 1, 32, 256));
+        let geometry = Geometry::of::<[u8; 36], u64>();
+        assert_eq!((geometry.slots, geometry.bucket_lines, geometry.values_at, geometry.capacity), (1, 1, 40, 64));
+        let geometry = Geometry::of::<u64, [u64; 24]>();
+        assert_eq!((geometry.slots, geometry.bucket_lines, geometry.values_at, geometry.capacity), (1, 4, 8, 16));
+        let geometry = Geometry::of::<u8, ()>();
+        assert_eq!((geometry.slots, geometry.capacity), (64, 4096));
+        assert_eq!(geometry.bitmap_bytes(), 512);
+        let geometry = Geometry::of::<u32, [u8; 4092]>();
+        assert_eq!((geometry.slots, geometry.bucket_lines, geometry.capacity, geometry.split_at), (1, 64, 1, 1));
+        assert_eq!(geometry.bucket_mask(0), u64::MAX);
+    }
+
+    #[test]
+    fn no_two_entries_share_a_byte() {
+        fn check<K: Fixed, V: Fixed>() {
+            let geometry = Geometry::of::<K, V>();
+            let mut owner = vec![0u32; PAGE_BYTES];
+            for slot in 0..geometry.capacity {
+                let (key_at, value_at) = (geometry.key_at(slot), geometry.value_at(slot));
+                assert_eq!((key_at % align_of::<K>(), value_at % align_of::<V>()), (0, 0));
+                for byte in (key_at..key_at + size_of::<K>()).chain(value_at..value_at + size_of::<V>()) {
+                    assert_eq!(std::mem::replace(&mut owner[byte], slot as u32 + 1), 0, "byte {byte}");
+                }
+            }
+        }
+        check::<u64, u64>();
+        check::<u8, u128>();
+        check::<[u8; 36], u64>();
+        check::<[u8; 13], u16>();
+        check::<u128, [u8; 100]>();
+        check::<u32, ()>();
+        check::<[u8; 1000], [u64; 3]>();
+    }
+
+    #[test]
+    fn slots_are_found_by_key_and_by_emptiness() {
+        #[repr(align(64))]
+        struct Bucket([u8; 64]);
+        fn check<K: Fixed>(keys: &[K], wanted: K, found: u64, empty: u64) {
+            let mut bucket = Bucket([0; 64]);
+            for (slot, key) in keys.iter().enumerate() {
+                bucket.0[slot * size_of::<K>()..][..size_of::<K>()].copy_from_slice(bytes_of(key));
+            }
+            // SAFETY: one line, aligned to a line, which is a whole bucket of these sizes.
+            unsafe {
+                assert_eq!(slots_with::<K, u64>(bucket.0.as_ptr(), &wanted), found);
+                assert_eq!(empty_slots::<K, u64>(bucket.0.as_ptr()), empty);
+            }
+        }
+        check::<u64>(&[5, 1 << 63, 6], 1 << 63, 0b0010, 0b1000);
+        check::<u32>(&[5, 9, 0, 7], 9, 0b00010, 0b10100);
+        check::<[u8; 13]>(&[[1; 13], [2; 13]], [3; 13], 0, 0b100);
+    }
+}

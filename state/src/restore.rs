@@ -1,0 +1,368 @@
+//! Restore: from a chain of files back to a table.
+//!
+//! The chain is read from its newest file to its oldest. What is newer stands: a line once filled, a page once whole or
+//! gone, is not touched by older records, so every line is written once, and a page for which no whole record turns up
+//! is noticed. Files are believed chunk by chunk; the pages they make up are then checked entry by entry: that keys and
+//! values are valid for their types, that every key is where a search would look for it, that the prefixes fit together.
+#![expect(unsafe_code, reason = "checks bytes read from disk as the keys and values they are about to be")]
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::chain::{Chain, SnapshotNumber};
+use crate::page::{Geometry, is_zero};
+use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES};
+use crate::snapshot::{CHUNK_BYTES, Damage, FileRef, Header, Record, VERSION, bits_of, copy_short, slots_in, verify};
+use crate::table::belongs;
+use crate::{Fixed, Key, StateError, Store, Table, TableConfig};
+
+/// What a restore did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Restored {
+    /// Files of the chain.
+    pub files: usize,
+    /// Their bytes, all of which were read.
+    pub bytes_read: u64,
+    /// Pages that are live.
+    pub pages: usize,
+    /// Entries in them.
+    pub entries: usize,
+}
+
+/// Why a table cannot be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// A file cannot be read: mend that, and try again.
+    #[error("{path}: cannot read the snapshot: {source}", path = path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is damaged: fall back to the checkpoint before.
+    #[error("{path}: chunk {chunk} is damaged: {what}. Restore from the checkpoint before", path = path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// Where in it, in chunks of 512 KiB.
+        chunk: u32,
+        /// How.
+        what: String,
+    },
+    /// The state is of other types than the operator's.
+    #[error(
+        "operator '{operator}': its stored {what} is {stored}, and the job's is {wanted}. \
+         Give the operator its old types back, or another name to start without this state"
+    )]
+    Types {
+        /// Whose state.
+        operator: String,
+        /// The part that does not fit.
+        what: &'static str,
+        /// As stored.
+        stored: String,
+        /// As the job has it.
+        wanted: String,
+    },
+    /// A file of a format this build does not read.
+    #[error("{path}: snapshot format {found}, and this build reads {VERSION}: run the build that wrote it", path = path.display())]
+    Version {
+        /// Which.
+        path: PathBuf,
+        /// Its version.
+        found: u8,
+    },
+    /// Every file is sound, but together they are no state: fall back to the checkpoint before.
+    #[error(
+        "operator '{operator}' on shard {shard}: its snapshots do not fit together: {what}. Restore from the checkpoint before"
+    )]
+    Contradiction {
+        /// Whose state.
+        operator: String,
+        /// On which shard.
+        shard: u32,
+        /// What does not fit.
+        what: String,
+    },
+    /// The table has no room for it.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// What is known of a page while the chain is being read; kept in the column that snapshots use later.
+mod seen {
+    pub(super) const NOTHING: u32 = 0;
+    pub(super) const LINES: u32 = 1;
+    pub(super) const WHOLE: u32 = 2;
+    pub(super) const GONE: u32 = 3;
+}
+
+impl<K: Key, V: Fixed> Table<K, V> {
+    /// The table as it was when the newest file of the chain was frozen. An empty chain is an empty table.
+    pub fn restore(config: TableConfig, store: &Store, chain: &[FileRef]) -> Result<(Self, Restored), RestoreError> {
+        let mut table = Table::new(config.clone())?;
+        let mut restored = Restored { files: chain.len(), ..Restored::default() };
+        let mut handed_out = 0;
+        for (at, file) in chain.iter().enumerate().rev() {
+            restored.bytes_read += table.read_file(store, file, at as SnapshotNumber + 1, &mut handed_out)?;
+        }
+        let contradiction = |what| {
+            let TableConfig { operator, shard, .. } = config.clone();
+            RestoreError::Contradiction { operator, shard, what }
+        };
+        for page in 0..handed_out {
+            let segment = &mut table.pages.segment;
+            let seen = segment.drained.get(page);
+            segment.drained.set(page, 0);
+            segment.frozen.set(page, 0);
+            match seen {
+                seen::WHOLE => {
+                    table.prove_page(page).map_err(|what| contradiction(format!("page {page} {what}")))?;
+                    restored.pages += 1;
+                    restored.entries += table.pages.segment.descriptors.get(page).count as usize;
+                }
+                seen::LINES => return Err(contradiction(format!("page {page} was never written whole"))),
+                _ => {}
+            }
+        }
+        table.adopt(handed_out, Chain::of_files(chain)).map_err(contradiction)?;
+        Ok((table, restored))
+    }
+
+    /// Reads one file; older ones follow.
+    fn read_file(
+        &mut self,
+        store: &Store,
+        file: &FileRef,
+        number: SnapshotNumber,
+        handed_out: &mut u32,
+    ) -> Result<u64, RestoreError> {
+        let path = store.path(&file.name);
+        let read = |source| RestoreError::Read { path: path.clone(), source };
+        let mut opened = File::open(&path).map_err(read)?;
+        let damaged = |chunk, what: &str| RestoreError::Damaged { path: path.clone(), chunk, what: what.to_owned() };
+        if opened.metadata().map_err(read)?.len() != file.bytes {
+            return Err(damaged(0, "the file is not as long as the manifest says"));
+        }
+        let geometry = self.pages.geometry;
+        let mut buffer = vec![0; CHUNK_BYTES.min(file.bytes as usize)];
+        let (mut bytes, mut crcs, mut records, mut ended) = (0, 0, 0, false);
+        for index in 0.. {
+            let len = CHUNK_BYTES.min((file.bytes - bytes) as usize);
+            if len == 0 {
+                break;
+            }
+            opened.read_exact(&mut buffer[..len]).map_err(read)?;
+            bytes += len as u64;
+            let chunk = verify(&buffer[..len], index).map_err(|damage| damaged(index, &damage.to_string()))?;
+            let before = crcs;
+            crcs = crc32c::crc32c_append(crcs, &chunk.crc32c.to_le_bytes());
+            chunk
+                .records(&geometry, |record| {
+                    if ended || (records == 0) != matches!(record, Record::Header { .. }) {
+                        return Err(Trouble::What("a header or footer is not where it belongs"));
+                    }
+                    match record {
+                        Record::Header { version, text } => self.check_header(&path, version, text)?,
+                        Record::Footer { records: wanted, crcs: wanted_crcs } => {
+                            ended = true;
+                            if (records, before) != (wanted, wanted_crcs) {
+                                return Err(Trouble::What("the footer speaks of other records"));
+                            }
+                        }
+                        Record::Whole { page, descriptor, bitmap, keys, values } => {
+                            self.reach(page, handed_out)?;
+                            self.place_whole(page, descriptor, bitmap, keys, values, number);
+                        }
+                        Record::Lines { page, count, mask, lines } => {
+                            self.reach(page, handed_out)?;
+                            self.place_lines(page, count, mask, lines);
+                        }
+                        Record::Gone { page } => {
+                            self.reach(page, handed_out)?;
+                            if self.pages.segment.drained.get(page) == seen::NOTHING {
+                                self.pages.segment.drained.set(page, seen::GONE);
+                            }
+                        }
+                    }
+                    records += 1;
+                    Ok(())
+                })
+                .map_err(|trouble| match trouble {
+                    Trouble::What(what) => damaged(index, what),
+                    Trouble::Damage(damage) => damaged(index, &damage.to_string()),
+                    Trouble::Final(error) => *error,
+                })?;
+        }
+        if !ended || crcs != file.crc32c {
+            return Err(damaged(0, "the file is whole, but not the one that the manifest names"));
+        }
+        Ok(bytes)
+    }
+
+    fn check_header(&self, path: &Path, version: u8, text: &[u8]) -> Result<(), Trouble> {
+        let path = path.to_owned();
+        if version != VERSION {
+            return Err(Trouble::Final(Box::new(RestoreError::Version { path, found: version })));
+        }
+        let stored: Header = serde_json::from_slice(text).map_err(|_| Trouble::What("its header cannot be read"))?;
+        let wanted = &self.pages.header;
+        let types = |what, stored: &dyn ToString, wanted: &dyn ToString| {
+            let operator = self.pages.header.operator.clone();
+            let (stored, wanted) = (stored.to_string(), wanted.to_string());
+            Trouble::Final(Box::new(RestoreError::Types { operator, what, stored, wanted }))
+        };
+        if stored.operator != wanted.operator {
+            return Err(types("name", &stored.operator, &wanted.operator));
+        }
+        if stored.key_type != wanted.key_type {
+            return Err(types("key type", &stored.key_type, &wanted.key_type));
+        }
+        if stored.value_type != wanted.value_type {
+            return Err(types("value type", &stored.value_type, &wanted.value_type));
+        }
+        if stored.key_bytes != wanted.key_bytes {
+            return Err(types("key size in bytes", &stored.key_bytes, &wanted.key_bytes));
+        }
+        if stored.value_bytes != wanted.value_bytes {
+            return Err(types("value size in bytes", &stored.value_bytes, &wanted.value_bytes));
+        }
+        Ok(())
+    }
+
+    /// Makes sure that there can be such a page.
+    fn reach(&mut self, page: u32, handed_out: &mut u32) -> Result<(), Trouble> {
+        if page >= self.pages.segment.pages_max() {
+            return Err(Trouble::Final(Box::new(self.full().into())));
+        }
+        if page >= *handed_out {
+            *handed_out = page + 1;
+            self.pages.segment.grown_to(*handed_out);
+        }
+        Ok(())
+    }
+
+    fn place_whole(&mut self, page: u32, written: Descriptor, bitmap: &[u8], keys: &[u8], values: &[u8], number: u32) {
+        let Geometry { key_bytes, value_bytes, .. } = self.pages.geometry;
+        let geometry = self.pages.geometry;
+        let segment = &mut self.pages.segment;
+        let seen = segment.drained.get(page);
+        if matches!(seen, seen::WHOLE | seen::GONE) {
+            return;
+        }
+        let filled = segment.frozen.get(page);
+        // A newer record of some lines has the newer count; all else is as it was when the page was written whole.
+        let count = if seen == seen::LINES { segment.descriptors.get(page).count } else { written.count };
+        segment.descriptors.set(page, Descriptor { count, next: NO_PAGE, ..written });
+        segment.drained.set(page, seen::WHOLE);
+        segment.base.set(page, number);
+        let body = segment.page_mut(page);
+        for (nth, slot) in slots_in(bitmap).enumerate() {
+            let bucket_line = slot / geometry.slots * geometry.bucket_lines;
+            // A bucket's lines are marked together, so one line tells for all.
+            if filled >> bucket_line & 1 == 0 {
+                copy_short(&mut body[geometry.key_at(slot)..][..key_bytes], &keys[nth * key_bytes..][..key_bytes]);
+                copy_short(
+                    &mut body[geometry.value_at(slot)..][..value_bytes],
+                    &values[nth * value_bytes..][..value_bytes],
+                );
+            }
+        }
+    }
+
+    fn place_lines(&mut self, page: u32, count: u16, mask: u64, lines: &[u8]) {
+        let segment = &mut self.pages.segment;
+        let seen = segment.drained.get(page);
+        if matches!(seen, seen::WHOLE | seen::GONE) {
+            return;
+        }
+        if seen == seen::NOTHING {
+            segment.descriptors.set(page, Descriptor { count, ..Descriptor::default() });
+            segment.drained.set(page, seen::LINES);
+        }
+        let filled = segment.frozen.get(page);
+        segment.frozen.set(page, filled | mask);
+        let body = segment.page_mut(page);
+        for (from, line) in lines.chunks_exact(LINE_BYTES).zip(bits_of(mask)) {
+            if filled >> line & 1 == 0 {
+                body[line * LINE_BYTES..][..LINE_BYTES].copy_from_slice(from);
+            }
+        }
+    }
+
+    /// Checks a page's entries before anybody sees them as keys and values.
+    fn prove_page(&self, page: u32) -> Result<(), String> {
+        let geometry = const { Geometry::of::<K, V>() };
+        let descriptor = self.pages.segment.descriptors.get(page);
+        let body = self.pages.segment.page(page);
+        let valid = |slot: usize| {
+            let (key_at, value_at) = (geometry.key_at(slot), geometry.value_at(slot));
+            // SAFETY: the geometry keeps keys and values inside the page and aligned; its bytes are initialised.
+            unsafe {
+                crate::fixed::is_valid::<K>(body[key_at..].as_ptr())
+                    && crate::fixed::is_valid::<V>(body[value_at..].as_ptr())
+            }
+        };
+        if descriptor.kind == Kind::Zero {
+            return if valid(0) { Ok(()) } else { Err("has a value that is not one of its type".to_owned()) };
+        }
+        let mut count = 0;
+        for bucket in 0..geometry.buckets() {
+            let mut ended = false;
+            for slot in bucket * geometry.slots..(bucket + 1) * geometry.slots {
+                let key_at = geometry.key_at(slot);
+                if is_zero(&body[key_at..key_at + geometry.key_bytes]) {
+                    ended = true;
+                    continue;
+                }
+                if ended {
+                    return Err(format!("has a gap before slot {slot}"));
+                }
+                if !valid(slot) {
+                    return Err(format!("has a key or value in slot {slot} that is not one of its type"));
+                }
+                // SAFETY: just found valid, and aligned by the geometry.
+                let key = unsafe { &*body[key_at..].as_ptr().cast::<K>() };
+                if !belongs(key, &descriptor) || !self.leads_to(body, key, bucket) {
+                    return Err(format!(
+                        "has a key in slot {slot} that its hash does not lead to; was the key's hash64 changed?"
+                    ));
+                }
+                count += 1;
+            }
+        }
+        if count != descriptor.count as usize {
+            return Err(format!("has {count} entries and should have {}", descriptor.count));
+        }
+        Ok(())
+    }
+
+    /// Whether a search for the key comes to its bucket: from where its hash says, over full buckets.
+    fn leads_to(&self, body: &[u8; PAGE_BYTES], key: &K, bucket: usize) -> bool {
+        let geometry = const { Geometry::of::<K, V>() };
+        let mut on_the_way = geometry.line(key.hash64()) / geometry.bucket_lines;
+        while on_the_way != bucket {
+            let last_key_at = geometry.key_at(on_the_way * geometry.slots + geometry.slots - 1);
+            if is_zero(&body[last_key_at..last_key_at + geometry.key_bytes]) {
+                return false;
+            }
+            on_the_way = (on_the_way + 1) % geometry.buckets();
+        }
+        true
+    }
+}
+
+/// What stops the reading of a chunk.
+enum Trouble {
+    Damage(Damage),
+    What(&'static str),
+    Final(Box<RestoreError>),
+}
+
+impl From<Damage> for Trouble {
+    fn from(damage: Damage) -> Trouble {
+        Trouble::Damage(damage)
+    }
+}
