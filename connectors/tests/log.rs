@@ -216,6 +216,7 @@ fn a_record_longer_than_the_buffer_comes_whole_and_one_too_long_is_refused() {
     let too_long = vec![0; millstream_connectors::log::RECORD_BYTES_MAX + 1];
     assert!(matches!(writer.append(0, &too_long), Err(LogError::Unusable(_))));
     assert_eq!(writer.append(0, b"c").unwrap(), 3);
+    assert!(writer.append(1, b"c").unwrap_err().to_string().contains("partitions are 0 to 0"));
 }
 
 #[test]
@@ -334,6 +335,38 @@ fn a_follower_sleeps_until_the_writer_appends_or_rolls() {
         assert_eq!(split.position(), ROWS);
     });
     assert!(segments(&log).len() > 10);
+}
+
+#[test]
+#[expect(unsafe_code, reason = "a duplicate of the split's descriptor, owned by the file that reads it")]
+fn a_ring_waits_for_a_follower_instead_of_asking_again_and_again() {
+    use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd};
+    let (_temporary, log) = log_of(&[b"before"], LogOptions::default());
+    let mut writer = PartitionWriter::open(&log, 0).unwrap();
+    let executor = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(1 << 20).make().unwrap();
+    executor.run(async {
+        let mut split = LogSource::new(&log).follow().open(0, 1).unwrap().remove(0);
+        let mut rows = Lines::default();
+        assert_eq!(split.poll(&mut rows, 10).unwrap(), Polled::Rows);
+        assert_eq!(split.poll(&mut rows, 10).unwrap(), Polled::Idle);
+        // SAFETY: the split, and so its descriptor, lives to the end of this block.
+        let wake = unsafe { BorrowedFd::borrow_raw(split.wake_fd().unwrap()) };
+        let duplicate = wake.as_fd().try_clone_to_owned().unwrap().into_raw_fd();
+        // SAFETY: the duplicate is open and was just given up by its only owner.
+        let wake = unsafe { glommio::io::BufferedFile::from_raw_fd(duplicate) };
+        let woken = glommio::spawn_local(async move {
+            let events = wake.read_at(0, 4096).await.unwrap();
+            wake.close().await.unwrap();
+            events.len()
+        });
+        glommio::timer::sleep(std::time::Duration::from_millis(20)).await;
+        writer.append(b"after").unwrap();
+        writer.flush().unwrap();
+        assert!(woken.await > 0, "a descriptor that does not block is answered at once, with an error");
+        rows.clear();
+        assert_eq!(split.poll(&mut rows, 10).unwrap(), Polled::Rows);
+        assert_eq!(rows.row(0), b"after");
+    });
 }
 
 /// What a writer does in the property test below.

@@ -198,6 +198,31 @@ fn long_output_is_written_behind_the_road_and_holds_it_back() {
 }
 
 #[test]
+fn shards_share_a_directory_without_meeting() {
+    const SHARDS: u32 = 4;
+    let dir = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for shard in 0..SHARDS {
+            let dir = dir.path();
+            scope.spawn(move || {
+                on_a_shard(async {
+                    let mut writer = file_sink(dir).open(shard, SHARDS).unwrap();
+                    writer.recover(Vec::new()).await.unwrap();
+                    for epoch in 1..=20 {
+                        writer.write(&(u64::from(shard) * 1000 + epoch)).unwrap();
+                        let prepared = writer.prepare(Epoch(epoch)).await.unwrap();
+                        writer.commit(prepared).await.unwrap();
+                    }
+                });
+            });
+        }
+    });
+    let expected = (0..u64::from(SHARDS)).flat_map(|shard| (1..=20).map(move |epoch| shard * 1000 + epoch));
+    assert_eq!(visible(dir.path()), expected.collect::<Vec<_>>());
+    assert_eq!(pending(dir.path()), Vec::<String>::new());
+}
+
+#[test]
 fn rows_written_while_an_epoch_is_prepared_belong_to_the_next() {
     let dir = tempfile::tempdir().unwrap();
     on_a_shard(async {
@@ -345,6 +370,23 @@ fn a_full_disk_fails_the_epoch_and_a_restart_with_room_mends_it() {
         assert_eq!(writer.prepare(Epoch(3)).await.unwrap_err().to_string(), error);
         assert_eq!(visible(&out), [1]);
         first
+    });
+    // Without a barrier the error comes to a row, and the road is not held back from it for ever.
+    on_a_shard(async {
+        let mut writer = sink.open(0, 1).unwrap();
+        writer.recover(vec![first.clone()]).await.unwrap();
+        let mut row = 0;
+        let error = loop {
+            while !writer.ready() {
+                glommio::timer::sleep(Duration::from_micros(100)).await;
+            }
+            row += 1;
+            assert!(row < 10_000_000, "a full disk went unnoticed");
+            if let Err(error) = writer.write(&row) {
+                break error;
+            }
+        };
+        assert!(error.to_string().contains("make room"), "{error}");
     });
     fs::remove_file(&ballast).unwrap();
     on_a_shard(async {

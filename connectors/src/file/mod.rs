@@ -108,6 +108,7 @@ impl Place {
         fs::create_dir_all(&self.pending)
             .and_then(|()| File::create(&probe))
             .and_then(|_| fs::remove_file(&probe))
+            .and_then(|()| File::open(&self.dir)?.sync_all()) // the name `.pending` survives the machine
             .map_err(doing("cannot make files (name an output directory that this user may write) in", &self.dir))
     }
 }

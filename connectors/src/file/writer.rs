@@ -80,7 +80,8 @@ impl<T: 'static, F: Fn(&T, &mut Vec<u8>) + 'static> SinkWriter<T> for FileWriter
     }
 
     fn ready(&mut self) -> bool {
-        self.afloat.bytes() < AFLOAT_BYTES_MAX
+        // After a failure nothing moves any more. The road goes on for one row, which meets the error.
+        self.afloat.bytes() < AFLOAT_BYTES_MAX || self.afloat.check().is_err()
     }
 
     fn prepare(&mut self, epoch: Epoch) -> SinkFuture<Committable> {

@@ -91,6 +91,7 @@ impl LogWriter {
             sync_dir(&dir)?;
         }
         sync_dir(dir)?;
+        sync_dir(parent(dir))?;
         // The marker comes last and whole: what has one is a log with all its partitions.
         let marker = Marker {
             format: MarkerFormat::MillstreamLog,
@@ -128,12 +129,16 @@ impl LogWriter {
     /// Appends a record and returns its offset. Readers see it after [`flush`](LogWriter::flush).
     ///
     /// # Errors
-    /// As [`PartitionWriter::append`].
-    ///
-    /// # Panics
-    /// When there is no such partition.
+    /// As [`PartitionWriter::append`], and when there is no such partition.
     pub fn append(&mut self, partition: u32, bytes: &[u8]) -> Result<u64, LogError> {
-        self.partitions[partition as usize].append(bytes)
+        let partitions = self.partitions.len();
+        match self.partitions.get_mut(partition as usize) {
+            Some(writer) => writer.append(bytes),
+            None => Err(LogError::Unusable(format!(
+                "a record for partition {partition} came to a log whose partitions are 0 to {}",
+                partitions - 1
+            ))),
+        }
     }
 
     /// Makes all records visible to readers. They survive this process, not the machine.
@@ -394,6 +399,11 @@ fn lock(path: &Path) -> Result<File, LogError> {
         ))),
         Err(TryLockError::Error(error)) => Err(doing("cannot lock", path)(error)),
     }
+}
+
+/// Where `dir` itself is a name.
+fn parent(dir: &Path) -> &Path {
+    dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes the names in a directory survive the machine.
