@@ -1,3 +1,44 @@
-//! Under construction.
-pub mod road;
+//! Millstream: a thread-per-core stream processor. A job is an ordinary program against this crate.
+//!
+//! ```text
+//! a record   source ─▶ chain ─▶ exchange ─▶ edge ─▶ merge ─▶ windows ─▶ chain ─▶ sink
+//! a barrier  inject ─▶ exchange (to all) ─▶ align ─▶ freeze ─▶ snapshot ─▶ manifest ─▶ commit
+//! a restart  manifest ─▶ restore ─▶ sources seek ─▶ as above
+//! ```
+//!
+//! * [`job`]: what a user says, a typed flow of streams.
+//! * [`road`]: the record's road, module by module in the order a record takes it.
+//! * [`epoch`]: the barrier's road; its protocols own no file, no socket and no clock.
+//! * [`run`]: what moves the two: the shard's loop, and the lead that starts, coordinates and restarts shards.
+//! * [`time`]: event time, and the one door to the wall clock.
+//!
+//! **What is deliberately not here.** This crate opens no file and no socket of its own: pages and checkpoints are
+//! `millstream-state`'s, buffers and rings `millstream-network`'s, the outside world the connectors'.
+
 pub mod time;
+pub mod job;
+pub mod road;
+pub mod epoch;
+pub mod run;
+
+pub use job::config::{Config, RestartStrategy};
+pub use job::flow::{Flow, Job};
+pub use job::keyed::{KeyedStream, WindowedStream};
+pub use job::stream::Stream;
+pub use millstream_macros::event;
+pub use millstream_state::{Both, Epoch, Fixed, Key, Text};
+pub use road::aggregate::{Aggregate, Avg, Count, Max, Min, Number, Sum};
+pub use road::attempt::{DeadLetter, OnError};
+pub use road::chain::Chain;
+pub use road::event_time::Watermarks;
+pub use road::lookup::LookupTable;
+pub use road::sink::{Guarantee, Sink, SinkError, SinkWriter};
+pub use road::source::{Items, Polled, Source, SourceError, Split};
+pub use road::window::{Tumbling, Window, Windowed};
+pub use run::fault::JobError;
+pub use run::handle::{CheckpointReport, JobHandle, JobReport};
+pub use run::metrics::{ShardCounters, ShardReport};
+pub use time::{Clock, Timestamp};
+
+/// The archiver, for those who derive by hand; [`event`] does it for everybody else.
+pub use rkyv;

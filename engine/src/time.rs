@@ -1,8 +1,8 @@
 //! Time: event time as a number, and the one door to the wall clock.
 
-use std::cell::Cell;
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Event time in milliseconds since the Unix epoch; may be negative.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -55,7 +55,7 @@ impl Nanos {
 /// A test holds it still with [`Clock::held`] and moves it with [`Clock::advance_ms`].
 #[derive(Clone, Default, Debug)]
 pub struct Clock {
-    held_ms: Option<Rc<Cell<i64>>>,
+    held_ms: Option<Arc<AtomicI64>>,
 }
 
 impl Clock {
@@ -68,13 +68,13 @@ impl Clock {
     /// A clock that stands at `ms` until moved.
     #[must_use]
     pub fn held(ms: i64) -> Clock {
-        Clock { held_ms: Some(Rc::new(Cell::new(ms))) }
+        Clock { held_ms: Some(Arc::new(AtomicI64::new(ms))) }
     }
 
     /// Moves a held clock on by `ms`; the system's clock is not moved.
     pub fn advance_ms(&self, ms: i64) {
         if let Some(held) = &self.held_ms {
-            held.set(held.get() + ms);
+            held.fetch_add(ms, Ordering::Relaxed);
         }
     }
 
@@ -82,7 +82,7 @@ impl Clock {
     #[must_use]
     pub fn wall_ms(&self) -> i64 {
         match &self.held_ms {
-            Some(held) => held.get(),
+            Some(held) => held.load(Ordering::Relaxed),
             None => read_clock(libc::CLOCK_REALTIME) as i64 / 1_000_000,
         }
     }
@@ -91,7 +91,7 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Nanos {
         match &self.held_ms {
-            Some(held) => Nanos(held.get() as u64 * 1_000_000),
+            Some(held) => Nanos(held.load(Ordering::Relaxed) as u64 * 1_000_000),
             None => Nanos(read_clock(libc::CLOCK_MONOTONIC)),
         }
     }

@@ -17,8 +17,6 @@
 //! A wake-up may be stale: the shard finds work on its second look, and the neighbour's write ends its *next* sleep at
 //! once. It then finds nothing and sleeps again. None is ever lost.
 
-#![expect(unsafe_code, reason = "eventfd has no safe call in std")]
-
 use std::io;
 
 use crossbeam_utils::CachePadded;
@@ -66,13 +64,22 @@ impl Doorbell {
 
     /// Says that the shard is about to sleep. It must look at everything once more before it does.
     pub fn announce(&self) {
-        self.parked.store(true, Ordering::Relaxed);
+        // A swap where a store would do: every write of `parked` then reads the one before it, so that their order is
+        // plain to the model checker too. It costs nothing next to the sleep.
+        self.parked.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
     /// Says that the shard is awake, whoever woke it. Neighbours stop writing the eventfd.
     pub fn retract(&self) {
         self.parked.swap(false, Ordering::Acquire);
+    }
+
+    /// Whether the shard has announced its sleep and nobody has woken it: a guess by the time it is read, good for a
+    /// watchdog.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::Relaxed)
     }
 
     /// Sleeps until the bell has been rung since the last wait, blocking the thread. A shard whose executor has other
@@ -95,6 +102,8 @@ impl Doorbell {
 
 #[cfg(not(loom))]
 mod bell {
+    #![expect(unsafe_code, reason = "eventfd has no safe call in std")]
+
     use std::fs::File;
     use std::io::{self, ErrorKind, Read, Write};
     use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};

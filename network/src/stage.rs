@@ -162,6 +162,23 @@ impl Stage {
         self.flush(self.len.min(into.room()), into)
     }
 
+    /// Moves exactly `bytes`, a partial line included: what fills a buffer up to a boundary of the caller's.
+    ///
+    /// # Panics
+    /// When so many are not there, or do not fit.
+    #[inline]
+    pub fn flush_bytes(&mut self, bytes: usize, into: &mut Buffer) {
+        assert!(bytes <= self.len.min(into.room()), "{bytes} bytes are not there, or do not fit");
+        self.flush(bytes, into);
+    }
+
+    /// Moves everything to the end of `into`.
+    pub fn drain_to(&mut self, into: &mut Vec<u8>) {
+        // SAFETY: every byte of `lines` is initialised, by `new` and by rows that are `Solid`.
+        into.extend_from_slice(unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<u8>(), self.len) });
+        self.len = 0;
+    }
+
     fn flush(&mut self, bytes: usize, into: &mut Buffer) -> usize {
         let spare = into.spare_mut();
         if self.how == Streaming::NonTemporal && spare.as_ptr().cast::<Line>().is_aligned() {

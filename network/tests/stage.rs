@@ -16,11 +16,16 @@ enum Step {
     Push(usize),
     FlushLines,
     FlushAll,
+    FlushBytes(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step =
-        prop_oneof![6 => (1..20_usize).prop_map(Step::Push), 3 => Just(Step::FlushLines), 1 => Just(Step::FlushAll)];
+    let step = prop_oneof![
+        6 => (1..20_usize).prop_map(Step::Push),
+        3 => Just(Step::FlushLines),
+        1 => Just(Step::FlushAll),
+        1 => any::<usize>().prop_map(Step::FlushBytes),
+    ];
     prop::collection::vec(step, 1..40)
 }
 
@@ -59,16 +64,21 @@ fn run<const N: usize>(steps: &[Step], bytes_max: usize, how: Streaming, filled:
                 assert_eq!(moved, gathered.min(room));
                 check(buffer, &stage, &twin, moved, before);
             }
+            Step::FlushBytes(any) => {
+                let bytes = any % (stage.len().min(buffer.room()) + 1);
+                stage.flush_bytes(bytes, buffer);
+                check(buffer, &stage, &twin, bytes, before);
+            }
         }
     }
-    // What is still staged leaves in order, into as many buffers as it takes.
-    while !stage.is_empty() {
-        stage.flush_all(buffer);
-        let shown = buffer.len();
-        assert_eq!(buffer.payload(), &twin[..shown]);
-        twin.drain(..shown);
-        empty(buffer);
-    }
+    // What is still staged leaves in order: one buffer's worth into the next buffer, the rest into the drain.
+    let mut arrived = buffer.payload().to_vec();
+    empty(buffer);
+    stage.flush_lines(buffer);
+    arrived.extend_from_slice(buffer.payload());
+    stage.drain_to(&mut arrived);
+    assert!(stage.is_empty());
+    assert_eq!(arrived, twin);
 }
 
 /// Back to no payload, by a header that says so.

@@ -3,14 +3,17 @@
 //! ```text
 //!            interval | stop | inputs ended
 //!   Quiet ───────────────────────────────────▶ Collecting ── every shard acknowledged ──▶ Persisting
-//!     ▲                                            │                                          │
-//!     │            a shard declined | timeout      │ Abort                        write failed │ durable
-//!     ├────────────────────────────────────────────┘◀─────────────────────────────────────────┤ Complete
-//!     │                                                                                       ▼
-//!     └───────────────────────── every shard has committed ──────────────────────────── Committing
+//!     ▲                                            │                                       │      │
+//!     │                  a shard declined | timeout│                          write failed │      │ durable
+//!     │                                            ▼                                       │      │ Complete
+//!     ├─────────── every shard has answered ── Abandoned                                   │      ▼
+//!     │                      Abort                                                  Abort  │  Committing
+//!     ├────────────────────────────────────────────────────────────────────────────────────┘      │
+//!     └────────────────────────── every shard has committed ──────────────────────────────────────┘
 //! ```
 //!
-//! One epoch at a time. The epoch that is asked for once the input has ended, or the job was told to stop, is the last.
+//! One epoch at a time. An abandoned one is over only when every shard has answered, for until then its barrier is on
+//! the roads. The epoch that is asked for once the input has ended, or the job was told to stop, is the last.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -67,6 +70,7 @@ pub(crate) struct EpochSettings {
 enum Stage {
     Quiet,
     Collecting { barrier: Barrier, since: Nanos, parts: Vec<Option<Part>> },
+    Abandoned { barrier: Barrier, unanswered: Vec<u32>, why: String },
     Persisting { barrier: Barrier },
     Committing { barrier: Barrier, committed: Vec<bool> },
     Finished,
@@ -112,7 +116,7 @@ impl Coordinator {
         match &self.stage {
             Stage::Quiet => self.settings.interval.map(|_| self.next_at),
             Stage::Collecting { since, .. } => Some(Nanos(since.0 + self.settings.timeout.as_nanos() as u64)),
-            Stage::Persisting { .. } | Stage::Committing { .. } | Stage::Finished => None,
+            Stage::Abandoned { .. } | Stage::Persisting { .. } | Stage::Committing { .. } | Stage::Finished => None,
         }
     }
 
@@ -123,7 +127,7 @@ impl Coordinator {
             Stage::Quiet if self.settings.interval.is_some() && now >= self.next_at => self.begin(now, false),
             Stage::Collecting { barrier, since, .. } if now.since(*since) >= self.settings.timeout => {
                 let (barrier, timeout) = (*barrier, self.settings.timeout);
-                self.give_up(barrier, format!("it was not complete after {timeout:?}"), now);
+                self.abandon(barrier, None, format!("it was not complete after {timeout:?}"), now);
             }
             _ => {}
         }
@@ -139,13 +143,13 @@ impl Coordinator {
         match message {
             Message::InputEnded { shard } => self.ended[shard as usize] = true,
             Message::Stop => self.stopping = true,
-            Message::Acknowledged { shard, epoch, part } => self.acknowledged(shard, epoch, part),
+            Message::Acknowledged { shard, epoch, part } => self.acknowledged(shard, epoch, part, now),
             Message::Declined { shard, epoch, why } => match &self.stage {
-                Stage::Collecting { barrier, .. } if barrier.epoch == epoch => {
-                    self.give_up(*barrier, format!("shard {shard}: {why}"), now);
+                Stage::Collecting { barrier, .. } => {
+                    assert_eq!(barrier.epoch, epoch, "one epoch at a time");
+                    self.abandon(*barrier, Some(shard), format!("shard {shard}: {why}"), now);
                 }
-                // A second shard declines an epoch that was given up when the first one did.
-                _ => {}
+                _ => self.answered(shard, now),
             },
             Message::Persisted { epoch, result } => match (&self.stage, result) {
                 (Stage::Persisting { barrier }, Ok(())) if barrier.epoch == epoch => {
@@ -163,11 +167,9 @@ impl Coordinator {
         }
     }
 
-    fn acknowledged(&mut self, shard: u32, epoch: Epoch, part: Part) {
-        let Stage::Collecting { barrier, parts, .. } = &mut self.stage else { return };
-        if barrier.epoch != epoch {
-            return; // it was given up; the shard learns of it as this crosses the way
-        }
+    fn acknowledged(&mut self, shard: u32, epoch: Epoch, part: Part, now: Nanos) {
+        let Stage::Collecting { barrier, parts, .. } = &mut self.stage else { return self.answered(shard, now) };
+        assert_eq!(barrier.epoch, epoch, "one epoch at a time");
         let slot = &mut parts[shard as usize];
         assert!(slot.is_none(), "shard {shard} acknowledged epoch {epoch:?} twice");
         *slot = Some(part);
@@ -176,6 +178,32 @@ impl Coordinator {
             let parts = parts.drain(..).flatten().collect();
             self.actions.push_back(Action::Persist { epoch, parts });
             self.stage = Stage::Persisting { barrier };
+        }
+    }
+
+    /// The epoch under way will not complete; `declined` is the shard that said so.
+    fn abandon(&mut self, barrier: Barrier, declined: Option<u32>, why: String, now: Nanos) {
+        let Stage::Collecting { parts, .. } = &self.stage else { unreachable!("only a collecting epoch is abandoned") };
+        let shards = 0..self.settings.shards;
+        let unanswered = shards.filter(|shard| parts[*shard as usize].is_none() && Some(*shard) != declined).collect();
+        self.stage = Stage::Abandoned { barrier, unanswered, why };
+        self.settle_abandoned(now);
+    }
+
+    /// A shard is done with the abandoned epoch, one way or the other.
+    fn answered(&mut self, shard: u32, now: Nanos) {
+        if let Stage::Abandoned { unanswered, .. } = &mut self.stage {
+            unanswered.retain(|other| *other != shard);
+            self.settle_abandoned(now);
+        }
+    }
+
+    fn settle_abandoned(&mut self, now: Nanos) {
+        if let Stage::Abandoned { barrier, unanswered, why } = &self.stage
+            && unanswered.is_empty()
+        {
+            let (barrier, why) = (*barrier, why.clone());
+            self.give_up(barrier, why, now);
         }
     }
 
@@ -324,7 +352,7 @@ mod tests {
     fn a_declined_epoch_is_given_up_and_tried_again() {
         check(
             2,
-            "at 100 | decline 0 1 | ack 1 1 | at 200 | ack 0 2 | ack 1 2 | durable 2 | commit 0 2 | commit 1 2",
+            "at 100 | decline 0 1 | at 150 | ack 1 1 | at 200 | ack 0 2 | ack 1 2 | durable 2 | commit 0 2 | commit 1 2",
             "inject 1
              abort 1: shard 0: disk full
              inject 2
@@ -349,7 +377,13 @@ mod tests {
 
     #[test]
     fn a_timeout_gives_up() {
-        check(2, "at 100 | ack 0 1 | at 1099 | at 1100", "inject 1\nabort 1: it was not complete after 1s");
+        check(
+            2,
+            "at 100 | ack 0 1 | at 1099 | at 1100 | at 1200 | decline 1 1",
+            "inject 1
+             abort 1: it was not complete after 1s
+             inject 2",
+        );
     }
 
     #[test]

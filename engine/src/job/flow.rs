@@ -27,16 +27,31 @@ pub(crate) type Factory = Arc<dyn Fn(&Flow) + Send + Sync>;
 /// ```no_run
 /// use std::time::Duration;
 /// use millstream::{Count, Job, Timestamp, Tumbling, Watermarks};
-/// # use millstream::doc::{Clicks, Print};
+/// # #[derive(Clone)] struct Click { is_robot: bool, at_ms: i64, page_id: u64 }
+/// # use millstream::{Items, Sink, SinkError, SinkWriter, Guarantee, Windowed, Epoch, road::sink::*};
+/// # #[derive(Clone)] struct Pages;
+/// # impl Sink<Windowed<u64, u64>> for Pages {
+/// #     type Writer = Pages;
+/// #     fn open(&self, _: u32, _: u32) -> Result<Pages, SinkError> { Ok(Pages) }
+/// #     fn guarantee(&self) -> Guarantee { Guarantee::AtLeastOnce }
+/// #     fn describe(&self) -> String { "pages".into() }
+/// # }
+/// # impl SinkWriter<Windowed<u64, u64>> for Pages {
+/// #     fn write(&mut self, _: &Windowed<u64, u64>) -> Result<(), SinkError> { Ok(()) }
+/// #     fn prepare(&mut self, _: Epoch) -> SinkFuture<Committable> { Box::pin(async { Ok(Committable::Null) }) }
+/// #     fn commit(&mut self, _: Committable) -> SinkFuture<()> { Box::pin(async { Ok(()) }) }
+/// #     fn recover(&mut self, _: Vec<Committable>) -> SinkFuture<()> { Box::pin(async { Ok(()) }) }
+/// # }
+/// # let clicks = vec![Click { is_robot: false, at_ms: 0, page_id: 7 }];
 ///
-/// let report = Job::new("clicks", |flow| {
-///     flow.source(Clicks)
+/// let report = Job::new("clicks", move |flow| {
+///     flow.source(Items::of(clicks.clone()))
 ///         .filter(|click| !click.is_robot)
 ///         .event_time(|click| Timestamp(click.at_ms), Watermarks::bounded(Duration::from_secs(1)))
 ///         .key_by(|click| click.page_id)
 ///         .window(Tumbling::of(Duration::from_secs(10)))
 ///         .aggregate(Count)
-///         .sink(Print);
+///         .sink(Pages);
 /// })
 /// .shards(4)
 /// .checkpoints("/var/lib/clicks/checkpoints", Duration::from_secs(1))

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use millstream_network::{Receiver, Sender};
-use millstream_state::{Epoch, Manifest, OperatorPart, Store};
+use millstream_state::{Manifest, OperatorPart, Store};
 
 use super::config::Config;
 use crate::road::sink::Guarantee;
@@ -180,10 +180,5 @@ impl Site {
         let manifest = self.restored.as_deref()?;
         let part = manifest.parts.iter().find(|part| part.shard == self.shard)?;
         part.operators.iter().find(|operator| operator.uid == uid)
-    }
-
-    /// The epoch that is restored; zero on a fresh start.
-    pub(crate) fn restored_epoch(&self) -> Epoch {
-        self.restored.as_deref().map_or(Epoch(0), |manifest| manifest.epoch)
     }
 }

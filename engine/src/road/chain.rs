@@ -86,11 +86,14 @@ macro_rules! delegate_to_next {
             self.next.ready()
         }
 
-        fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        fn resume(
+            &mut self,
+            cx: &mut $crate::run::task::Cx<'_>,
+        ) -> Result<$crate::run::task::Progress, $crate::run::fault::Fault> {
             self.next.resume(cx)
         }
 
-        fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        fn states(&mut self, visitor: &mut dyn $crate::run::task::StateVisitor) {
             self.next.states(visitor);
         }
     };
@@ -100,11 +103,15 @@ pub(crate) use delegate_to_next;
 /// As [`delegate_to_next`], and signals pass untouched.
 macro_rules! pass_signals {
     () => {
-        fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        fn signal(
+            &mut self,
+            signal: $crate::road::chain::Signal,
+            cx: &mut $crate::run::task::Cx<'_>,
+        ) -> Result<(), $crate::run::fault::Fault> {
             self.next.signal(signal, cx)
         }
 
-        delegate_to_next!();
+        $crate::road::chain::delegate_to_next!();
     };
 }
 pub(crate) use pass_signals;

@@ -9,7 +9,7 @@ use super::chain::{Chain, Signal, SplitStanding, Stage, delegate_to_next};
 use super::rows::{Rows, Timed};
 use crate::job::graph::{Graph, NodeId};
 use crate::run::fault::Fault;
-use crate::run::task::{Cx, Progress, StateVisitor};
+use crate::run::task::Cx;
 use crate::time::Timestamp;
 
 /// How the watermark follows the timestamps seen.

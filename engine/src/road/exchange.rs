@@ -89,10 +89,8 @@ impl<K: Key, V: Fixed> ToShards<K, V> {
 
     /// The end of the edge on `shard`, with a lane to every shard.
     pub(crate) fn new(shard: u32, lanes: Vec<Sender>) -> ToShards<K, V> {
-        const {
-            K::PROOF;
-            V::PROOF;
-        }
+        let () = const { K::PROOF };
+        let () = const { V::PROOF };
         let group_rows = (GROUP_BYTES / Self::ROW_BYTES).clamp(1, GROUP_ROWS);
         let stage_bytes = group_rows * Self::ROW_BYTES + FLUSH_BYTES;
         let assignment = Assignment::even(lanes.len() as u32);

@@ -11,7 +11,7 @@ use super::chain::{Chain, Stage, pass_signals};
 use super::rows::{BATCH_ROWS, Dense, Rows};
 use crate::job::graph::{Graph, NodeId};
 use crate::run::fault::Fault;
-use crate::run::task::{Cx, Progress, StateVisitor};
+use crate::run::task::Cx;
 
 /// A read-only table for [`Stream::lookup`](crate::Stream::lookup), shared by all shards. Cloning shares it.
 ///

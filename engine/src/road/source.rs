@@ -99,3 +99,65 @@ pub enum SourceError {
     #[error("{0}")]
     Unusable(String),
 }
+
+/// Rows that are already in memory, dealt out to the shards in turn: for tests, examples and small tables.
+///
+/// ```
+/// let source = millstream::Items::of(vec!["a", "b", "c"]);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Items<T> {
+    rows: std::sync::Arc<[T]>,
+}
+
+impl<T> Items<T> {
+    /// A source of these rows.
+    #[must_use]
+    pub fn of(rows: Vec<T>) -> Items<T> {
+        Items { rows: rows.into() }
+    }
+}
+
+impl<T: Clone + 'static> Source for Items<T> {
+    type Batch = Vec<T>;
+
+    fn open(&self, shard: u32, shards: u32) -> Result<Vec<Box<dyn Split<Batch = Vec<T>>>>, SourceError> {
+        Ok(vec![Box::new(Deal { rows: self.rows.clone(), shard: shard as usize, shards: shards as usize, dealt: 0 })])
+    }
+
+    fn describe(&self) -> String {
+        format!("items {}", std::any::type_name::<T>())
+    }
+}
+
+/// One shard's share of the rows: every so-manieth.
+struct Deal<T> {
+    rows: std::sync::Arc<[T]>,
+    shard: usize,
+    shards: usize,
+    dealt: usize,
+}
+
+impl<T: Clone + 'static> Split for Deal<T> {
+    type Batch = Vec<T>;
+
+    fn name(&self) -> String {
+        format!("share-{:04}", self.shard)
+    }
+
+    fn poll(&mut self, out: &mut Vec<T>, rows_max: usize) -> Result<Polled, SourceError> {
+        let rest = self.rows.iter().skip(self.shard + self.dealt * self.shards).step_by(self.shards);
+        out.extend(rest.take(rows_max).cloned());
+        self.dealt += out.len();
+        Ok(if out.is_empty() { Polled::End } else { Polled::Rows })
+    }
+
+    fn position(&self) -> u64 {
+        self.dealt as u64
+    }
+
+    fn seek(&mut self, position: u64) -> Result<(), SourceError> {
+        self.dealt = position as usize;
+        Ok(())
+    }
+}

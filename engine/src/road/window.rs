@@ -131,8 +131,8 @@ pub(crate) struct Windows<T: ?Sized, K, A: Aggregate<T>, M, N> {
     aggregate: A,
     panes: Panes,
     watermark: Timestamp,
-    /// No open pane is complete before this watermark.
-    complete_at: Timestamp,
+    /// The watermark at which the first open pane is complete; none is open otherwise.
+    complete_at: Option<Timestamp>,
     firing: Option<Firing>,
     late: u64,
     /// Rows of a batch that spans panes, pane by pane.
@@ -195,7 +195,7 @@ where
             aggregate,
             panes,
             watermark,
-            complete_at: Timestamp::MAX,
+            complete_at: None,
             firing: None,
             late: 0,
             split: Vec::new(),
@@ -208,8 +208,8 @@ where
         windows
     }
 
-    fn first_complete_at(&self) -> Timestamp {
-        self.table.namespaces().next().map_or(Timestamp::MAX, |pane| self.panes.last_of(pane.0))
+    fn first_complete_at(&self) -> Option<Timestamp> {
+        self.table.namespaces().next().map(|pane| self.panes.last_of(pane.0))
     }
 
     #[inline(always)]
@@ -219,7 +219,7 @@ where
             self.late += batch.len() as u64;
             return Ok(());
         }
-        self.complete_at = self.complete_at.min(last);
+        self.complete_at = Some(self.complete_at.map_or(last, |first| first.min(last)));
         let aggregate = &self.aggregate;
         self.table
             .fold(
@@ -263,19 +263,9 @@ where
 
     /// Emits one slice of the firing pane; true when a slice was emitted.
     fn fire_slice(&mut self, cx: &mut Cx<'_>) -> Result<bool, Fault> {
-        if self.firing.is_none() {
-            if self.complete_at > self.watermark {
-                return Ok(false);
-            }
-            match self.table.namespaces().next() {
-                Some(pane) if self.panes.last_of(pane.0) <= self.watermark => {
-                    self.firing = Some(Firing { start: pane.0, cursor: ScanCursor::default() });
-                }
-                _ => {
-                    self.complete_at = self.first_complete_at();
-                    return Ok(false);
-                }
-            }
+        if self.firing.is_none() && self.is_firing() {
+            let pane = self.table.namespaces().next().expect("a complete pane is an open one");
+            self.firing = Some(Firing { start: pane.0, cursor: ScanCursor::default() });
         }
         let Some(firing) = self.firing.take() else { return Ok(false) };
         cx.enter(self.node);
@@ -301,7 +291,7 @@ where
     }
 
     fn is_firing(&self) -> bool {
-        self.firing.is_some() || self.complete_at <= self.watermark
+        self.firing.is_some() || self.complete_at.is_some_and(|first| first <= self.watermark)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use millstream_state::{Chunk, Epoch, Fixed, FileRef, Key, Table};
+use millstream_state::{Chunk, Epoch, FileRef};
 use serde_json::json;
 
 use super::fault::Fault;
@@ -78,7 +78,6 @@ pub(crate) struct Origin {
 }
 
 /// What a stage may ask of its shard while it works.
-#[derive(Debug)]
 pub struct Cx<'a> {
     /// The split that the current batch was read from.
     pub(crate) split: usize,
@@ -87,6 +86,12 @@ pub struct Cx<'a> {
     pub(crate) skipped_rows: u64,
     current: &'a Cell<NodeId>,
     epoch: Option<&'a mut OpenEpoch>,
+}
+
+impl std::fmt::Debug for Cx<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cx in operator {}, split {}", self.current.get().0, self.split)
+    }
 }
 
 impl<'a> Cx<'a> {
@@ -163,14 +168,14 @@ pub trait SnapshotTable {
     fn take_chunk(&mut self) -> Option<Chunk>;
     /// Gives a written piece's memory back.
     fn give_back(&mut self, chunk: Chunk);
-    /// The files a restore needs once `file` has joined them.
-    fn chain_with(&self, file: Option<&FileRef>) -> Vec<FileRef>;
+    /// The files a restore needs once `newest` has joined them.
+    fn chain(&self, newest: Option<&FileRef>) -> Vec<FileRef>;
     /// The checkpoint is durable.
     fn confirm(&mut self, file: Option<FileRef>);
     /// The checkpoint is given up.
     fn abort(&mut self);
     /// Names of key and value types.
-    fn types(&self) -> (&'static str, &'static str);
+    fn types(&self) -> (String, String);
 }
 
 /// The barrier's side of a sink, without its type.

@@ -18,6 +18,8 @@ pub(crate) type Column<T> = [T; COLUMN_ROWS];
 pub struct Columns {
     pub(crate) user_id: Column<u64>,
     pub(crate) page_id: Column<u64>,
+    /// The ad's number, below the number of ads; only the slow answer looks at it.
+    pub(crate) ad: Column<u32>,
     pub(crate) ad_id: Column<u64>,
     pub(crate) time_ms: Column<i64>,
     pub(crate) ad_type: Column<u8>,
@@ -31,6 +33,7 @@ impl Columns {
         Columns {
             user_id: [0; COLUMN_ROWS],
             page_id: [0; COLUMN_ROWS],
+            ad: [0; COLUMN_ROWS],
             ad_id: [0; COLUMN_ROWS],
             time_ms: [0; COLUMN_ROWS],
             ad_type: [0; COLUMN_ROWS],
@@ -46,7 +49,9 @@ impl Columns {
             let words = Words::of(population.seed, index.wrapping_add(row as u64 * stride));
             self.user_id[row] = words.user;
             self.page_id[row] = words.page;
-            self.ad_id[row] = population.ad_id(words.ad(ads));
+            let ad = words.ad(ads);
+            self.ad[row] = ad;
+            self.ad_id[row] = population.ad_id(ad);
             self.ad_type[row] = words.ad_type();
             self.event_type[row] = words.event_type();
         }

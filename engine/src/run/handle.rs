@@ -1,0 +1,130 @@
+//! A running job in the hands of the program that started it, and what it reports at its end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::fault::JobError;
+use super::metrics::{ShardCounters, ShardReport};
+use crate::road::sink::Guarantee;
+
+/// A job that runs. Dropping the handle lets it run on.
+#[derive(Debug)]
+pub struct JobHandle {
+    pub(crate) lead: JoinHandle<Result<JobReport, JobError>>,
+    pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) counters: Arc<[Arc<ShardCounters>]>,
+}
+
+impl JobHandle {
+    /// Asks the job to stop with a last checkpoint. Returns at once; see [`wait`](JobHandle::wait).
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.lead.thread().unpark();
+    }
+
+    /// Whether the job has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.lead.is_finished()
+    }
+
+    /// Rows that sources have taken in since the last restart.
+    #[must_use]
+    pub fn events_in(&self) -> u64 {
+        self.counters.iter().map(|shard| shard.events_in()).sum()
+    }
+
+    /// The counters of every shard.
+    #[must_use]
+    pub fn counters(&self) -> &[Arc<ShardCounters>] {
+        &self.counters
+    }
+
+    /// Waits for the job's end.
+    ///
+    /// # Errors
+    /// When it failed for good.
+    pub fn wait(self) -> Result<JobReport, JobError> {
+        match self.lead.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+/// What a job did.
+#[derive(Clone, Debug)]
+pub struct JobReport {
+    /// The job's name.
+    pub job: String,
+    /// Shards it ran on.
+    pub shards: u32,
+    /// What its sinks promise together.
+    pub guarantee: Guarantee,
+    /// From the first event taken to the last result committed, of the last attempt.
+    pub elapsed: Duration,
+    /// The epoch the last attempt started from; zero: from the beginning.
+    pub restored_epoch: u64,
+    /// Whether it was asked to stop before its input had ended.
+    pub stopped: bool,
+    /// Why it was restarted, time after time.
+    pub restarts: Vec<String>,
+    /// Its checkpoints.
+    pub checkpoints: CheckpointReport,
+    /// What its shards measured, all together.
+    pub measured: ShardReport,
+}
+
+/// What checkpoints took.
+#[derive(Clone, Debug)]
+pub struct CheckpointReport {
+    /// Made durable.
+    pub completed: u64,
+    /// Given up, with the reasons.
+    pub failed: Vec<String>,
+    /// From the order to the durable manifest, µs.
+    pub duration_us: Histogram<u64>,
+    /// Bytes of snapshot files written.
+    pub bytes_total: u64,
+    /// The most that one checkpoint wrote.
+    pub bytes_max: u64,
+}
+
+impl JobReport {
+    /// Events per second over the last attempt.
+    #[must_use]
+    pub fn events_per_s(&self) -> f64 {
+        self.measured.events_in as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
+impl fmt::Display for JobReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let JobReport { job, shards, measured, checkpoints, .. } = self;
+        writeln!(
+            f,
+            "{job}: {} events in {:.3} s on {shards} shards, {:.2} M events/s, {}",
+            measured.events_in,
+            self.elapsed.as_secs_f64(),
+            self.events_per_s() / 1e6,
+            self.guarantee
+        )?;
+        write!(
+            f,
+            "{} checkpoints, p50 {:.1} ms, max {:.1} ms, {} bytes; {} failed; {} restarts; {} late, {} skipped",
+            checkpoints.completed,
+            checkpoints.duration_us.value_at_quantile(0.5) as f64 / 1e3,
+            checkpoints.duration_us.max() as f64 / 1e3,
+            checkpoints.bytes_total,
+            checkpoints.failed.len(),
+            self.restarts.len(),
+            measured.late,
+            measured.skipped
+        )
+    }
+}

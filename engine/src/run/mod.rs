@@ -1,0 +1,10 @@
+//! What moves the two roads: the shard's loop, the lead, and what they say when something is wrong.
+pub mod fault;
+pub mod handle;
+pub(crate) mod io;
+pub(crate) mod machine;
+pub mod metrics;
+pub(crate) mod panics;
+pub(crate) mod process;
+pub(crate) mod shard;
+pub mod task;

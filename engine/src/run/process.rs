@@ -1,0 +1,463 @@
+//! The lead: the thread that starts the shards of this process, carries the coordinator's actions out, and restarts.
+//!
+//! ```text
+//! start: check machine and settings ─▶ plan ─▶ open the store ─▶ attempt
+//! attempt: newest verified manifest ─▶ lanes ─▶ shards ─▶ lead until finished, stopped or failed ─▶ join
+//! failed: the restart strategy says when to try again, or that it is over
+//! ```
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use hdrhistogram::Histogram;
+use millstream_network::frame::Route;
+use millstream_network::lane::BUFFERS_PER_LANE;
+use millstream_network::{Doorbell, LaneConfig, lane};
+use millstream_state::{Epoch, Manifest, Part, Store};
+
+use super::fault::JobError;
+use super::handle::{CheckpointReport, JobHandle, JobReport};
+use super::machine;
+use super::metrics::{ShardCounters, ShardReport};
+use super::shard::{self, News, Order, ShardStart};
+use crate::epoch::coordinator::{Action, Coordinator, EpochSettings, Message};
+use crate::job::config::Config;
+use crate::job::flow::{Factory, Job, plan};
+use crate::job::graph::{EdgeEnds, Plan};
+use crate::time::{Clock, Nanos};
+
+/// How often the lead looks for signals and stuck shards when nothing else happens.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A shard that neither parks nor turns for so long is woken by force: glommio 0.9.0 can park with runnable tasks.
+const STUCK_AFTER: Duration = Duration::from_millis(200);
+
+/// Checks everything that can be checked before a thread is started, then starts the lead.
+pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
+    let Job { name, factory, config } = job;
+    let cores = machine::cores(&config)?;
+    machine::check()?;
+    let plan = Arc::new(plan(&factory)?);
+    let store = match &config.checkpoint_dir {
+        Some(dir) => Some(Store::open(dir).map_err(|error| JobError::Unusable(error.to_string()))?),
+        None if config.checkpoint_interval.is_some() => {
+            return Err(JobError::Unusable(
+                "a checkpoint interval is set and no directory to keep checkpoints in: use .checkpoints(dir, interval)".into(),
+            ));
+        }
+        None => None,
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    if config.handle_signals {
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+            // The second signal ends the process at once: a person who presses Ctrl-C twice means it.
+            signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
+                .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+                .map_err(|error| JobError::Machine(format!("signal handlers cannot be installed: {error}")))?;
+        }
+    }
+    let counters: Arc<[Arc<ShardCounters>]> = (0..config.shards).map(|_| Arc::default()).collect();
+    let mut lead = Lead {
+        name,
+        factory,
+        config: Arc::new(config),
+        cores,
+        plan,
+        store,
+        stop: stop.clone(),
+        counters: counters.clone(),
+        clock: Clock::system(),
+        restarts: Vec::new(),
+        restarts_in_a_row: 0,
+        checkpoints: empty_checkpoint_report(),
+    };
+    // A manifest that does not fit is a usage error, told before anything runs.
+    let restored = lead.newest_manifest()?;
+    let thread = spawn_named("millstream-lead", move || lead.run(restored))
+        .map_err(|error| JobError::Machine(format!("the lead's thread cannot be started: {error}")))?;
+    Ok(JobHandle { lead: thread, stop, counters })
+}
+
+/// The door to threads: each has a name, and a handle that somebody joins.
+fn spawn_named<R: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> R + Send + 'static,
+) -> std::io::Result<thread::JoinHandle<R>> {
+    thread::Builder::new().name(name.to_string()).spawn(work)
+}
+
+fn empty_checkpoint_report() -> CheckpointReport {
+    CheckpointReport {
+        completed: 0,
+        failed: Vec::new(),
+        duration_us: Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are constants that fit"),
+        bytes_total: 0,
+        bytes_max: 0,
+    }
+}
+
+struct Lead {
+    name: String,
+    factory: Factory,
+    config: Arc<Config>,
+    /// The core of each shard; empty where shards outnumber cores and float.
+    cores: Vec<usize>,
+    plan: Arc<Plan>,
+    store: Option<Store>,
+    stop: Arc<AtomicBool>,
+    counters: Arc<[Arc<ShardCounters>]>,
+    clock: Clock,
+    restarts: Vec<String>,
+    restarts_in_a_row: u32,
+    checkpoints: CheckpointReport,
+}
+
+/// How an attempt ended.
+enum Outcome {
+    Finished { elapsed: Duration },
+    Failed { why: String, is_final: bool },
+    Refused(JobError),
+}
+
+/// A shard as the lead sees it.
+struct Running {
+    orders: Sender<Order>,
+    doorbell: Arc<Doorbell>,
+    waker: Arc<Mutex<Option<Waker>>>,
+    thread: ExecutorJoinHandle<ShardReport>,
+    seen_turns: (u64, Nanos),
+}
+
+impl Running {
+    fn order(&self, order: Order) {
+        // A shard that has failed no longer listens; its news says so.
+        drop(self.orders.send(order));
+        self.doorbell.ring();
+    }
+}
+
+impl Lead {
+    fn run(&mut self, mut restored: Option<Arc<Manifest>>) -> Result<JobReport, JobError> {
+        loop {
+            let restored_epoch = restored.as_ref().map_or(Epoch(0), |manifest| manifest.epoch);
+            let (outcome, measured) = self.attempt(restored.take());
+            match outcome {
+                Outcome::Finished { elapsed } => {
+                    return Ok(JobReport {
+                        job: self.name.clone(),
+                        shards: self.config.shards,
+                        guarantee: self.plan.guarantee(),
+                        elapsed,
+                        restored_epoch: restored_epoch.0,
+                        stopped: self.stop.load(Ordering::Relaxed),
+                        restarts: std::mem::take(&mut self.restarts),
+                        checkpoints: std::mem::replace(&mut self.checkpoints, empty_checkpoint_report()),
+                        measured,
+                    });
+                }
+                Outcome::Refused(error) => return Err(error),
+                Outcome::Failed { why, is_final } => {
+                    self.wait_for_restart(why, is_final)?;
+                    restored = self.newest_manifest()?;
+                }
+            }
+        }
+    }
+
+    /// Waits as the restart strategy says, or fails for good.
+    fn wait_for_restart(&mut self, why: String, is_final: bool) -> Result<(), JobError> {
+        self.restarts_in_a_row += 1;
+        let delay = self.config.restart.delay(self.restarts_in_a_row).filter(|_| !is_final);
+        let restarts = self.restarts.len() as u32;
+        let Some(delay) = delay else { return Err(JobError::Failed { cause: why, restarts }) };
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(JobError::Failed { cause: why, restarts });
+        }
+        tracing::warn!(why, delay_ms = delay.as_millis() as u64, "the job failed and will restart");
+        self.restarts.push(why);
+        thread::park_timeout(delay);
+        Ok(())
+    }
+
+    /// The newest manifest that proves sound, if it is of this job.
+    fn newest_manifest(&self) -> Result<Option<Arc<Manifest>>, JobError> {
+        let Some(store) = &self.store else { return Ok(None) };
+        let newest = store.newest().map_err(|error| JobError::Unusable(error.to_string()))?;
+        for rejected in &newest.rejected {
+            tracing::warn!(path = %rejected.path.display(), why = %rejected.why, "a checkpoint is not believed; trying the one before it");
+        }
+        let Some(manifest) = newest.manifest else {
+            return match newest.rejected.first() {
+                Some(rejected) => Err(JobError::Unusable(format!(
+                    "none of the checkpoints in {} can be believed; of the newest, {}: {}. Nothing was changed. Mend or \
+                     move the directory away, or name an empty one to begin anew",
+                    store.directory().display(),
+                    rejected.path.display(),
+                    rejected.why
+                ))),
+                None => Ok(None),
+            };
+        };
+        let dir = store.directory().display();
+        if manifest.job != self.name {
+            return Err(JobError::Mismatch(format!(
+                "{dir} holds checkpoints of job \"{}\", and this is job \"{}\": name another directory",
+                manifest.job, self.name
+            )));
+        }
+        if manifest.graph_fingerprint != self.plan.fingerprint() {
+            return Err(JobError::Mismatch(format!(
+                "the checkpoint of epoch {} in {dir} was made by a different graph, so its state does not fit. Nothing was \
+                 changed. Run the version that made it, or name an empty directory to begin anew.\nThe checkpoint's graph:\n{}\
+                 This job's graph:\n{}",
+                manifest.epoch.0, manifest.graph, self.plan
+            )));
+        }
+        if manifest.shards != self.config.shards {
+            return Err(JobError::Mismatch(format!(
+                "the checkpoint of epoch {} in {dir} was made by {} shards and this run has {}: run it with {} shards",
+                manifest.epoch.0, manifest.shards, self.config.shards, manifest.shards
+            )));
+        }
+        Ok(Some(Arc::new(manifest)))
+    }
+
+    fn attempt(&mut self, restored: Option<Arc<Manifest>>) -> (Outcome, ShardReport) {
+        let (tell, news) = unbounded();
+        let mut measured = ShardReport::new();
+        let mut running = Vec::new();
+        let outcome = match self.start_shards(restored.clone(), tell, &mut running) {
+            Ok(()) => self.lead(&mut running, &news, restored.map_or(Epoch(0), |manifest| manifest.epoch)),
+            Err(error) => Outcome::Refused(error),
+        };
+        for shard in &running {
+            shard.order(Order::Halt);
+        }
+        let mut outcome = outcome;
+        for (number, shard) in running.into_iter().enumerate() {
+            match shard.thread.join() {
+                Ok(report) => measured.add(&report),
+                Err(error) => {
+                    let why = format!("shard {number}'s executor ended: {error}");
+                    outcome = Outcome::Failed { why, is_final: false };
+                }
+            }
+        }
+        (outcome, measured)
+    }
+
+    fn start_shards(
+        &self,
+        restored: Option<Arc<Manifest>>,
+        news: Sender<(u32, News)>,
+        running: &mut Vec<Running>,
+    ) -> Result<(), JobError> {
+        let shards = self.config.shards;
+        let doorbells = (0..shards)
+            .map(|_| Doorbell::new().map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| JobError::Machine(format!("an event descriptor cannot be had: {error}. Raise `ulimit -n`")))?;
+        let mut edges = lay_edges(self.plan.edges, &doorbells);
+        for shard in 0..shards {
+            let (orders, take_orders) = unbounded();
+            let waker = Arc::new(Mutex::new(None));
+            let doorbell = doorbells[shard as usize].clone();
+            let start = ShardStart {
+                shard,
+                config: self.config.clone(),
+                factory: self.factory.clone(),
+                plan: self.plan.clone(),
+                edges: std::mem::take(&mut edges[shard as usize]),
+                doorbell: doorbell.clone(),
+                orders: take_orders,
+                news: news.clone(),
+                restored: restored.clone(),
+                store: self.store.clone(),
+                counters: self.counters[shard as usize].clone(),
+                waker: waker.clone(),
+            };
+            let placement = self.cores.get(shard as usize).map_or(Placement::Unbound, |core| Placement::Fixed(*core));
+            let thread = LocalExecutorBuilder::new(placement)
+                .name(&format!("shard-{shard}"))
+                .preempt_timer(Duration::from_secs(3600))
+                .io_memory(1 << 20)
+                .spawn(move || shard::run(start))
+                .map_err(|error| JobError::Machine(format!("shard {shard}'s executor cannot be started: {error}")))?;
+            let seen_turns = (0, self.clock.now());
+            running.push(Running { orders, doorbell, waker, thread, seen_turns });
+        }
+        Ok(())
+    }
+
+    /// Leads the running shards until the attempt is over.
+    fn lead(&mut self, running: &mut [Running], news: &Receiver<(u32, News)>, restored: Epoch) -> Outcome {
+        for _ in 0..running.len() {
+            match news.recv() {
+                Ok((_, News::Ready)) => {}
+                Ok((_, News::Refused(error))) => return Outcome::Refused(error),
+                other => return Outcome::Failed { why: format!("a shard did not start: {other:?}"), is_final: false },
+            }
+        }
+        let settings = EpochSettings {
+            shards: self.config.shards,
+            interval: self.config.checkpoint_interval,
+            timeout: self.config.checkpoint_timeout,
+            tolerable_failures: self.config.tolerable_failures,
+        };
+        let began = self.clock.now();
+        let mut coordinator = Coordinator::new(settings, restored, began);
+        let mut under_way = UnderWay { injected: began, bytes: 0 };
+        let mut told_to_stop = false;
+        for shard in running.iter() {
+            shard.order(Order::Go);
+        }
+        loop {
+            if !told_to_stop && self.stop.load(Ordering::Relaxed) {
+                told_to_stop = true;
+                coordinator.handle(self.clock.now(), Message::Stop);
+            }
+            while let Some(action) = coordinator.poll() {
+                match action {
+                    Action::Finish => return Outcome::Finished { elapsed: self.clock.now().since(began) },
+                    Action::Fail(why) => return Outcome::Failed { why, is_final: false },
+                    action => self.carry_out(action, running, &mut coordinator, &mut under_way),
+                }
+            }
+            let now = self.clock.now();
+            let wait = coordinator.wake_at().map_or(LOOK_EVERY, |at| at.since(now).min(LOOK_EVERY));
+            match news.recv_timeout(wait) {
+                Ok((shard, News::Acknowledged { epoch, part, bytes })) => {
+                    under_way.bytes += bytes;
+                    coordinator.handle(self.clock.now(), Message::Acknowledged { shard, epoch, part });
+                }
+                Ok((shard, News::Declined { epoch, why })) => {
+                    coordinator.handle(self.clock.now(), Message::Declined { shard, epoch, why });
+                }
+                Ok((shard, News::Committed { epoch })) => {
+                    coordinator.handle(self.clock.now(), Message::Committed { shard, epoch });
+                }
+                Ok((shard, News::InputEnded)) => coordinator.handle(self.clock.now(), Message::InputEnded { shard }),
+                Ok((_, News::Failed { why, is_final })) => return Outcome::Failed { why, is_final },
+                Ok((_, News::Refused(error))) => return Outcome::Refused(error),
+                Ok((shard, News::Ready)) => unreachable!("shard {shard} is ready once"),
+                Err(RecvTimeoutError::Timeout) => {
+                    coordinator.tick(self.clock.now());
+                    self.wake_stuck(running);
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Outcome::Failed { why: "all shards have ended".into(), is_final: false };
+                }
+            }
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        action: Action,
+        running: &[Running],
+        coordinator: &mut Coordinator,
+        under_way: &mut UnderWay,
+    ) {
+        let order_all = |order: fn(Epoch) -> Order, epoch| running.iter().for_each(|shard| shard.order(order(epoch)));
+        match action {
+            Action::Inject(barrier) => {
+                *under_way = UnderWay { injected: self.clock.now(), bytes: 0 };
+                running.iter().for_each(|shard| shard.order(Order::Inject(barrier)));
+            }
+            Action::Persist { epoch, parts } => {
+                let result = self.persist(epoch, parts);
+                let now = self.clock.now();
+                if result.is_ok() && self.store.is_some() {
+                    let report = &mut self.checkpoints;
+                    report.completed += 1;
+                    report.duration_us.saturating_record(now.since(under_way.injected).as_micros() as u64);
+                    report.bytes_total += under_way.bytes;
+                    report.bytes_max = report.bytes_max.max(under_way.bytes);
+                    self.restarts_in_a_row = 0;
+                }
+                coordinator.handle(now, Message::Persisted { epoch, result });
+            }
+            Action::Complete(epoch) => order_all(Order::Complete, epoch),
+            Action::Abort { epoch, why } => {
+                tracing::warn!(epoch = epoch.0, why, "a checkpoint failed; the job goes on");
+                self.checkpoints.failed.push(why);
+                order_all(Order::Abort, epoch);
+            }
+            Action::Finish | Action::Fail(_) => unreachable!("they end the loop that calls this"),
+        }
+    }
+
+    /// Writes the manifest: the one rename that makes the checkpoint.
+    fn persist(&self, epoch: Epoch, parts: Vec<Part>) -> Result<(), String> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let manifest = Manifest {
+            format_version: millstream_state::FORMAT_VERSION,
+            job: self.name.clone(),
+            epoch,
+            created_ms: self.clock.wall_ms(),
+            graph_fingerprint: self.plan.fingerprint(),
+            graph: self.plan.to_string(),
+            shards: self.config.shards,
+            parts,
+        };
+        store.publish(&manifest).map_err(|error| error.to_string())?;
+        // What is left over is only disk space: the next checkpoint clears it.
+        if let Err(error) = store.retain(self.config.checkpoints_retained) {
+            tracing::warn!(%error, "old checkpoints could not be deleted");
+        }
+        Ok(())
+    }
+
+    /// Wakes shards that stand still without having announced a sleep.
+    fn wake_stuck(&self, running: &mut [Running]) {
+        let now = self.clock.now();
+        for (shard, counters) in running.iter_mut().zip(self.counters.iter()) {
+            let turns = counters.turns();
+            if shard.seen_turns.0 != turns {
+                shard.seen_turns = (turns, now);
+            } else if now.since(shard.seen_turns.1) >= STUCK_AFTER {
+                shard.seen_turns.1 = now;
+                let waker = shard.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if let Some(waker) = waker.as_ref()
+                    && !shard.doorbell.is_parked()
+                {
+                    waker.wake_by_ref();
+                }
+            }
+        }
+    }
+}
+
+/// The checkpoint that is being taken.
+struct UnderWay {
+    injected: Nanos,
+    bytes: u64,
+}
+
+/// Lays the lanes of all edges, from every shard to every shard; `[shard][edge]`. A single shard needs none.
+fn lay_edges(edges: u32, doorbells: &[Arc<Doorbell>]) -> Vec<Vec<EdgeEnds>> {
+    let shards = doorbells.len();
+    let mut laid: Vec<Vec<EdgeEnds>> = (0..shards).map(|_| Vec::new()).collect();
+    if shards == 1 {
+        return laid;
+    }
+    for edge in 0..edges {
+        for ends in &mut laid {
+            ends.push(EdgeEnds { to: Vec::new(), from: Vec::new() });
+        }
+        for from in 0..shards {
+            for to in 0..shards {
+                let route = Route { edge, from_shard: from as u16, to_shard: to as u16 };
+                let config = LaneConfig { route, buffers: BUFFERS_PER_LANE };
+                let (sender, receiver) = lane(config, doorbells[to].clone(), doorbells[from].clone());
+                laid[from][edge as usize].to.push(sender);
+                laid[to][edge as usize].from.push(receiver);
+            }
+        }
+    }
+    laid
+}

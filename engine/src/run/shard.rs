@@ -1,0 +1,458 @@
+//! The shard: one pinned core's loop.
+//!
+//! ```text
+//! turn:  take orders ─▶ step tasks in graph order ─▶ move the open epoch on ─▶ flush what waited long ─▶ tell
+//!        nothing moved: flush at once, look again for a while, announce the sleep, look once more, sleep
+//! ```
+//!
+//! The record's road is one task of the executor with a plain loop and no await on it.
+
+use std::cell::Cell;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::task::Waker;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender};
+use millstream_network::Doorbell;
+use millstream_state::{Epoch, Manifest, Part, Store};
+
+use super::fault::{Fault, JobError};
+use super::io::{IoRoom, Slot};
+use super::metrics::{ShardCounters, ShardReport};
+use super::panics;
+use super::task::{Cx, Progress, SinkEnd, StateVisitor, Task};
+use crate::epoch::Barrier;
+use crate::epoch::snapshot::{Closed, OpenEpoch, Verdict};
+use crate::job::config::Config;
+use crate::job::flow::{Factory, Flow};
+use crate::job::graph::{EdgeEnds, Graph, NodeId, Plan, Site};
+use crate::road::sink::{Committable, SinkError};
+use crate::time::{Clock, Nanos};
+
+/// Time between two reactor passes while I/O is under way, and while only timers may be.
+const PASS_BUSY: Duration = Duration::from_millis(1);
+const PASS_QUIET: Duration = Duration::from_millis(10);
+/// How long a shard looks again before it sleeps: a wake costs about 50 µs, so looking longer than that for less would
+/// be waste, and looking shorter would sleep through the gaps of a loaded edge.
+const LOOK_AGAIN: Duration = Duration::from_micros(100);
+/// Frozen state serialised per turn: 64 KiB take under 20 µs.
+const DRAIN_BYTES_PER_TURN: usize = 64 << 10;
+/// A turn longer than this is logged.
+const LONG_TURN: Duration = Duration::from_millis(10);
+/// Without a descriptor to wait on, an idle split is asked again after this.
+const BLIND_POLL: Duration = Duration::from_millis(100);
+
+/// What the lead orders a shard to do.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Go,
+    Inject(Barrier),
+    Complete(Epoch),
+    Abort(Epoch),
+    Halt,
+}
+
+/// What a shard tells the lead.
+#[derive(Debug)]
+pub(crate) enum News {
+    Ready,
+    InputEnded,
+    Acknowledged { epoch: Epoch, part: Part, bytes: u64 },
+    Declined { epoch: Epoch, why: String },
+    Committed { epoch: Epoch },
+    Failed { why: String, is_final: bool },
+    Refused(JobError),
+}
+
+/// What a shard is started with.
+pub(crate) struct ShardStart {
+    pub(crate) shard: u32,
+    pub(crate) config: Arc<Config>,
+    pub(crate) factory: Factory,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) edges: Vec<EdgeEnds>,
+    pub(crate) doorbell: Arc<Doorbell>,
+    pub(crate) orders: Receiver<Order>,
+    pub(crate) news: Sender<(u32, News)>,
+    pub(crate) restored: Option<Arc<Manifest>>,
+    pub(crate) store: Option<Store>,
+    pub(crate) counters: Arc<ShardCounters>,
+    /// Where the loop leaves its waker for the watchdog.
+    pub(crate) waker: Arc<Mutex<Option<Waker>>>,
+}
+
+/// Runs a shard to its end on the current executor.
+pub(crate) async fn run(start: ShardStart) -> ShardReport {
+    let (shard, news) = (start.shard, start.news.clone());
+    // The lead has gone only if it was torn down itself; there is nobody left to tell.
+    let tell = |message| drop(news.send((shard, message)));
+    let mut shard = match Shard::build(start) {
+        Ok(shard) => shard,
+        Err(error) => {
+            tell(News::Refused(error));
+            return ShardReport::new();
+        }
+    };
+    if let Err(error) = shard.recover_sinks().await {
+        tell(News::Refused(error));
+        return shard.report;
+    }
+    std::future::poll_fn(|cx| {
+        *shard.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(cx.waker().clone());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    tell(News::Ready);
+    if let Err(fault) = shard.turn_until_halted().await {
+        tell(News::Failed { why: fault.describe(&shard.plan), is_final: fault.is_final() });
+    }
+    shard.into_report()
+}
+
+struct Shard {
+    shard: u32,
+    config: Arc<Config>,
+    plan: Arc<Plan>,
+    tasks: Vec<Box<dyn Task>>,
+    doorbell: Arc<Doorbell>,
+    orders: Receiver<Order>,
+    news: Sender<(u32, News)>,
+    counters: Arc<ShardCounters>,
+    waker: Arc<Mutex<Option<Waker>>>,
+    restored: Option<Arc<Manifest>>,
+    io: Rc<IoRoom>,
+    clock: Clock,
+    current: Cell<NodeId>,
+    epoch: Option<OpenEpoch>,
+    /// The epoch whose verdict is awaited.
+    closed: Option<Closed>,
+    /// Prepared output whose checkpoint has not completed yet, of this epoch and of failed ones before it.
+    uncommitted: Vec<(NodeId, Committable)>,
+    commits: Option<(Epoch, Vec<Slot<Result<(), SinkError>>>)>,
+    going: bool,
+    halted: bool,
+    input_ended: bool,
+    report: ShardReport,
+    turns: u64,
+}
+
+impl Shard {
+    fn build(start: ShardStart) -> Result<Shard, JobError> {
+        let store = start.store.map(Rc::new);
+        let io = IoRoom::open(start.shard, store.clone(), start.doorbell.fd().as_raw_fd())
+            .map_err(|error| JobError::Machine(format!("shard {} cannot watch its doorbell: {error}", start.shard)))?;
+        let site = Site {
+            shard: start.shard,
+            config: start.config.clone(),
+            store,
+            restored: start.restored.clone(),
+            edges: start.edges,
+        };
+        let flow = Flow::new(Graph::new(Some(site)));
+        panics::catch(|| (start.factory)(&flow))
+            .map_err(|panic| JobError::Unusable(format!("the closure that describes the job panicked: {panic}")))?;
+        let graph = flow.into_graph();
+        if let Some(error) = graph.error {
+            return Err(error);
+        }
+        if graph.plan.fingerprint() != start.plan.fingerprint() {
+            return Err(JobError::Unusable(format!(
+                "the closure that describes the job must build the same graph each time, and did not.\n\
+                 Planned:\n{}On shard {}:\n{}",
+                start.plan, start.shard, graph.plan
+            )));
+        }
+        for task in &graph.tasks {
+            for fd in task.wake_fds() {
+                io.wake_on(fd).map_err(|error| JobError::Machine(format!("a source's descriptor: {error}")))?;
+            }
+        }
+        Ok(Shard {
+            shard: start.shard,
+            config: start.config,
+            plan: start.plan,
+            tasks: graph.tasks,
+            doorbell: start.doorbell,
+            orders: start.orders,
+            news: start.news,
+            counters: start.counters,
+            waker: start.waker,
+            restored: start.restored,
+            io,
+            clock: Clock::system(),
+            current: Cell::new(NodeId(0)),
+            epoch: None,
+            closed: None,
+            uncommitted: Vec::new(),
+            commits: None,
+            going: false,
+            halted: false,
+            input_ended: false,
+            report: ShardReport::new(),
+            turns: 0,
+        })
+    }
+
+    fn tell(&self, message: News) {
+        drop(self.news.send((self.shard, message)));
+    }
+
+    /// Commits what the restored checkpoint promised, and clears away what it did not.
+    async fn recover_sinks(&mut self) -> Result<(), JobError> {
+        let mut recover = RecoverVisitor { shard: self, slots: Vec::new() };
+        let mut tasks = std::mem::take(&mut recover.shard.tasks);
+        for task in &mut tasks {
+            task.states(&mut recover);
+        }
+        let slots = recover.slots;
+        self.tasks = tasks;
+        for (node, slot) in slots {
+            while !slot.is_filled() {
+                self.io.sleep(Some(BLIND_POLL)).await;
+            }
+            slot.take().map_err(|error| JobError::Unusable(format!("sink \"{}\": {error}", self.plan.uid(node))))?;
+        }
+        Ok(())
+    }
+
+    async fn turn_until_halted(&mut self) -> Result<(), Fault> {
+        let mut last_flush = self.clock.now();
+        let mut last_pass = last_flush;
+        let mut idle_since: Option<Nanos> = None;
+        let mut announced = false;
+        while !self.halted {
+            let began = self.clock.now();
+            self.take_orders();
+            let mut progress = if self.going { self.step()? } else { Progress::Idle };
+            progress = progress.or(self.move_epoch_on()?);
+            let idle = progress != Progress::Worked;
+            if self.going && (idle || began.since(last_flush) >= self.config.linger) {
+                last_flush = began;
+                self.flush()?;
+            }
+            let ended = self.clock.now();
+            self.finish_turn(began, ended);
+            let pass = if self.io.pending() > 0 { PASS_BUSY } else { PASS_QUIET };
+            if ended.since(last_pass) >= pass {
+                last_pass = ended;
+                self.io.reactor_pass().await;
+            }
+            if !idle {
+                idle_since = None;
+                if std::mem::take(&mut announced) {
+                    self.doorbell.retract();
+                }
+                continue;
+            }
+            if ended.since(*idle_since.get_or_insert(ended)) < LOOK_AGAIN {
+                std::hint::spin_loop();
+                continue;
+            }
+            // The sleep is announced before the last look, so that whoever comes after it knows to ring.
+            if !std::mem::replace(&mut announced, true) {
+                self.doorbell.announce();
+                continue;
+            }
+            self.io.sleep(self.sleep_at_most()).await;
+            self.doorbell.retract();
+            announced = false;
+            idle_since = None;
+            last_pass = self.clock.now();
+        }
+        Ok(())
+    }
+
+    fn take_orders(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Go => self.going = true,
+                Order::Inject(barrier) => {
+                    assert!(self.epoch.is_none() && self.closed.is_none(), "one epoch at a time");
+                    self.epoch = Some(OpenEpoch::new(barrier, self.tasks.len(), self.io.clone()));
+                    for task in &mut self.tasks {
+                        task.inject(barrier);
+                    }
+                }
+                Order::Complete(epoch) => self.complete(epoch),
+                Order::Abort(epoch) => self.abort(epoch),
+                Order::Halt => self.halted = true,
+            }
+        }
+    }
+
+    /// One step of every task. A panic in any of them is laid at the door of the operator that ran.
+    fn step(&mut self) -> Result<Progress, Fault> {
+        let Shard { tasks, current, epoch, clock, report, .. } = self;
+        let now_ms = clock.wall_ms();
+        let stepped = panics::catch(|| {
+            let mut cx = Cx::new(now_ms, current, epoch.as_mut());
+            let mut progress = Progress::Idle;
+            for task in tasks {
+                progress = progress.or(task.step(&mut cx)?);
+            }
+            report.skipped += cx.skipped_rows;
+            Ok(progress)
+        });
+        stepped.unwrap_or_else(|panic| Err(Fault::panic(self.current.get(), panic)))
+    }
+
+    fn flush(&mut self) -> Result<(), Fault> {
+        let Shard { tasks, current, epoch, clock, .. } = self;
+        let now_ms = clock.wall_ms();
+        let flushed = panics::catch(|| {
+            let mut cx = Cx::new(now_ms, current, epoch.as_mut());
+            tasks.iter_mut().try_for_each(|task| task.flush(&mut cx))
+        });
+        flushed.unwrap_or_else(|panic| Err(Fault::panic(self.current.get(), panic)))
+    }
+
+    /// Drains frozen state, acknowledges a settled epoch, reports finished commits.
+    fn move_epoch_on(&mut self) -> Result<Progress, Fault> {
+        let mut progress = Progress::Idle;
+        if let Some(panic) = self.io.panicked() {
+            return Err(Fault::shard(format!("an I/O task panicked: {panic}")));
+        }
+        if let Some(epoch) = &mut self.epoch {
+            let before = self.clock.now();
+            if epoch.drain(&mut self.tasks, DRAIN_BYTES_PER_TURN) {
+                progress = Progress::Worked;
+                let pause = self.clock.now().since(before).as_micros() as u64;
+                self.report.pause_us.saturating_record(pause.max(1));
+            }
+            if epoch.is_settled() {
+                progress = Progress::Worked;
+                self.acknowledge();
+            }
+        }
+        if let Some((epoch, slots)) = &self.commits
+            && slots.iter().all(Slot::is_filled)
+        {
+            let epoch = *epoch;
+            let (_, slots) = self.commits.take().expect("just looked at");
+            for slot in slots {
+                slot.take().map_err(|error| Fault::shard(format!("commit of epoch {}: {error}", epoch.0)))?;
+            }
+            self.tell(News::Committed { epoch });
+            progress = Progress::Worked;
+        }
+        let ended = !self.input_ended && self.tasks.iter().filter_map(|task| task.input_ended()).all(|ended| ended);
+        if ended && self.going {
+            self.input_ended = true;
+            self.tell(News::InputEnded);
+        }
+        Ok(progress)
+    }
+
+    fn acknowledge(&mut self) {
+        let Some(epoch) = self.epoch.take() else { return };
+        let (mut closed, result) = epoch.close(&mut self.tasks);
+        self.uncommitted.append(&mut closed.committables);
+        let message = match result {
+            Ok(()) => {
+                let part = closed.part(self.shard, &self.plan, &self.uncommitted);
+                News::Acknowledged { epoch: closed.epoch, part, bytes: closed.bytes }
+            }
+            Err(why) => News::Declined { epoch: closed.epoch, why },
+        };
+        self.closed = Some(closed);
+        self.tell(message);
+    }
+
+    fn complete(&mut self, epoch: Epoch) {
+        let closed = self.closed.take().expect("only an acknowledged epoch completes");
+        assert_eq!(closed.epoch, epoch, "epochs complete in order");
+        let mut verdict = Verdict::Confirm(&closed.files);
+        for task in &mut self.tasks {
+            task.states(&mut verdict);
+        }
+        let mut commit = CommitVisitor { committables: std::mem::take(&mut self.uncommitted), io: &self.io, slots: Vec::new() };
+        for task in &mut self.tasks {
+            task.states(&mut commit);
+        }
+        self.commits = Some((epoch, commit.slots));
+    }
+
+    /// The epoch is given up, after every shard has answered: what it froze is dirty again, and what its sinks prepared
+    /// waits for the next one.
+    fn abort(&mut self, epoch: Epoch) {
+        let closed = self.closed.take().expect("the coordinator aborts an epoch that every shard has answered");
+        assert_eq!(closed.epoch, epoch, "one epoch at a time");
+        for task in &mut self.tasks {
+            task.states(&mut Verdict::Abort);
+        }
+    }
+
+    fn finish_turn(&mut self, began: Nanos, ended: Nanos) {
+        let turn = ended.since(began);
+        self.report.turn_us.saturating_record((turn.as_micros() as u64).max(1));
+        if turn >= LONG_TURN {
+            let operator = self.plan.uid(self.current.get());
+            tracing::warn!(shard = self.shard, operator, turn_ms = turn.as_millis() as u64, "a long turn of the shard's loop");
+        }
+        self.turns += 1;
+        let events_in = self.tasks.iter().map(|task| task.rows_in()).sum();
+        self.report.events_in = events_in;
+        self.counters.publish(events_in, self.turns);
+    }
+
+    /// How long nothing but a ring needs to wake the shard.
+    fn sleep_at_most(&self) -> Option<Duration> {
+        let now_ms = self.clock.wall_ms();
+        let wake_at = self.tasks.iter().filter_map(|task| task.wake_at_ms()).min()?;
+        let until = u64::try_from(wake_at.saturating_sub(now_ms)).unwrap_or(0);
+        Some(if wake_at == i64::MIN { BLIND_POLL } else { Duration::from_millis(until) })
+    }
+
+    fn into_report(mut self) -> ShardReport {
+        let mut late = LateVisitor(0);
+        for task in &mut self.tasks {
+            task.states(&mut late);
+        }
+        self.report.late = late.0;
+        self.report
+    }
+}
+
+struct RecoverVisitor<'a> {
+    shard: &'a mut Shard,
+    slots: Vec<(NodeId, Slot<Result<(), SinkError>>)>,
+}
+
+impl StateVisitor for RecoverVisitor<'_> {
+    fn sink(&mut self, node: NodeId, sink: &mut dyn SinkEnd) {
+        let uid = self.shard.plan.uid(node);
+        let part = self.shard.restored.as_deref().and_then(|manifest| {
+            let part = manifest.parts.iter().find(|part| part.shard == self.shard.shard)?;
+            part.operators.iter().find(|operator| operator.uid == uid)
+        });
+        let committables = part.map_or(Vec::new(), |part| part.committables.clone());
+        self.slots.push((node, self.shard.io.spawn(sink.recover(committables))));
+    }
+}
+
+struct CommitVisitor<'a> {
+    committables: Vec<(NodeId, Committable)>,
+    io: &'a IoRoom,
+    slots: Vec<Slot<Result<(), SinkError>>>,
+}
+
+impl StateVisitor for CommitVisitor<'_> {
+    fn sink(&mut self, node: NodeId, sink: &mut dyn SinkEnd) {
+        for (of, committable) in &self.committables {
+            if *of == node {
+                self.slots.push(self.io.spawn(sink.commit(committable.clone())));
+            }
+        }
+    }
+}
+
+struct LateVisitor(u64);
+
+impl StateVisitor for LateVisitor {
+    fn late(&mut self, rows: u64) {
+        self.0 += rows;
+    }
+}

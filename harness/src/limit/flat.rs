@@ -1,0 +1,365 @@
+//! A flat hash table: open addressing, linear probing, key and value side by side in one cache line.
+//!
+//! What a hand-written loop would use: a power of two of slots, at most three quarters full, huge pages, a multiply for
+//! a hash. Where the table is larger than the second-level cache would like, a batch's slots are asked for
+//! [`AHEAD`] rows before they are touched, so that the misses overlap; below that, asking costs more than it saves.
+//! A dictionary of the standard kind (hashbrown with the same hash) reaches half of it at a million keys.
+#![expect(unsafe_code, reason = "slots are found by a masked hash; a bounds check for each probe is what a limit leaves out")]
+
+use super::ring::Bytes;
+use crate::machine::huge_vec;
+use crate::ysb::event::UuidText;
+use crate::ysb::oracle::CampaignName;
+
+/// How many rows before its use a slot is asked for: 8 and 64 are slower, 32 is the same.
+const AHEAD: usize = 16;
+
+/// Tables up to this size are not prefetched.
+const PREFETCHED_FROM_BYTES: usize = 256 << 10;
+
+/// A key with a number, as it lies in memory. An empty slot has no key.
+pub(crate) trait Slot: Copy + Send + Sync + 'static {
+    /// The key.
+    type Key: Bytes + CampaignName;
+    /// A slot without a key.
+    const EMPTY: Self;
+    /// A key that no slot holds; fills memory that is not yet used.
+    const NO_KEY: Self::Key;
+    /// The top bits choose the slot.
+    fn hash(key: &Self::Key) -> u64;
+    fn of(key: Self::Key) -> Self;
+    fn key(&self) -> &Self::Key;
+    fn holds(&self, key: &Self::Key) -> bool;
+    fn is_empty(&self) -> bool;
+    fn value(&self) -> u64;
+    fn value_mut(&mut self) -> &mut u64;
+
+    /// Which of `shards` owns the key: decided by 32 bits of the hash that follow the top 20, so that the keys of one
+    /// shard still spread over its whole table.
+    #[inline(always)]
+    fn shard(key: &Self::Key, shards: u64) -> usize {
+        ((((Self::hash(key) << 20) >> 32) * shards) >> 32) as usize
+    }
+}
+
+/// A number with a number; the key is not zero. Four to a line.
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+pub(crate) struct NumberSlot {
+    key: u64,
+    value: u64,
+}
+
+impl Slot for NumberSlot {
+    type Key = u64;
+    const EMPTY: NumberSlot = NumberSlot { key: 0, value: 0 };
+    const NO_KEY: u64 = 0;
+
+    #[inline(always)]
+    fn hash(key: &u64) -> u64 {
+        key.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    #[inline(always)]
+    fn of(key: u64) -> NumberSlot {
+        NumberSlot { key, value: 0 }
+    }
+
+    #[inline(always)]
+    fn key(&self) -> &u64 {
+        &self.key
+    }
+
+    #[inline(always)]
+    fn holds(&self, key: &u64) -> bool {
+        self.key == *key
+    }
+
+    #[inline(always)]
+    fn is_empty(&self) -> bool {
+        self.key == 0
+    }
+
+    #[inline(always)]
+    fn value(&self) -> u64 {
+        self.value
+    }
+
+    #[inline(always)]
+    fn value_mut(&mut self) -> &mut u64 {
+        &mut self.value
+    }
+}
+
+/// A UUID text with a number, one to a line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct TextSlot {
+    key: UuidText,
+    value: u64,
+}
+
+impl Slot for TextSlot {
+    type Key = UuidText;
+    const EMPTY: TextSlot = TextSlot { key: [0; 36], value: 0 };
+    const NO_KEY: UuidText = [0; 36];
+
+    /// All 36 bytes count; a text that is no UUID may differ anywhere.
+    #[inline(always)]
+    fn hash(key: &UuidText) -> u64 {
+        let word = |at: usize| u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|byte| key[at + byte]));
+        let fold = |a: u64, b: u64| {
+            let product = u128::from(a) * u128::from(b);
+            product as u64 ^ (product >> 64) as u64
+        };
+        let first = fold(word(0) ^ 0xa076_1d64_78bd_642f, word(8) ^ 0xe703_7ed1_a0b4_28db);
+        let second = fold(word(16) ^ 0x8ebc_6af0_9c88_c6e3, word(28) ^ 0x5899_65cc_7537_4cc3);
+        let third = u64::from(u32::from_le_bytes([24, 25, 26, 27].map(|byte| key[byte])));
+        fold(first ^ third, second ^ 0x1d8e_4e27_c47d_124f)
+    }
+
+    #[inline(always)]
+    fn of(key: UuidText) -> TextSlot {
+        TextSlot { key, value: 0 }
+    }
+
+    #[inline(always)]
+    fn key(&self) -> &UuidText {
+        &self.key
+    }
+
+    #[inline(always)]
+    fn holds(&self, key: &UuidText) -> bool {
+        self.key == *key
+    }
+
+    #[inline(always)]
+    fn is_empty(&self) -> bool {
+        self.key[0] == 0
+    }
+
+    #[inline(always)]
+    fn value(&self) -> u64 {
+        self.value
+    }
+
+    #[inline(always)]
+    fn value_mut(&mut self) -> &mut u64 {
+        &mut self.value
+    }
+}
+
+/// Keys with numbers. It does not grow.
+pub(crate) struct FlatTable<S> {
+    slots: Vec<S>,
+    /// The hash's top bits, shifted down by this, are a slot's index.
+    shift: u32,
+    /// Keys that may still come: the last empty slot is what ends a probe.
+    room: usize,
+}
+
+impl<S: Slot> FlatTable<S> {
+    /// A table for at most `keys` keys.
+    pub(crate) fn with_capacity(keys: usize) -> FlatTable<S> {
+        let slots = (keys * 4 / 3 + 1).next_power_of_two().max(2);
+        FlatTable { slots: huge_vec(slots, S::EMPTY), shift: 64 - slots.ilog2(), room: slots - 1 }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots.len() * size_of::<S>()
+    }
+
+    pub(crate) fn prefetched(&self) -> bool {
+        self.bytes() > PREFETCHED_FROM_BYTES
+    }
+
+    /// Adds one to the number of each key in turn.
+    ///
+    /// # Panics
+    /// When more keys come than were announced.
+    #[inline]
+    pub(crate) fn count(&mut self, keys: &[S::Key]) {
+        if self.prefetched() {
+            let ahead = keys.len().saturating_sub(AHEAD);
+            for key in keys.iter().take(AHEAD) {
+                self.prefetch(key);
+            }
+            for row in 0..ahead {
+                self.prefetch(&keys[row + AHEAD]);
+                *self.entry(&keys[row]) += 1;
+            }
+            for key in &keys[ahead..] {
+                *self.entry(key) += 1;
+            }
+        } else {
+            for key in keys {
+                *self.entry(key) += 1;
+            }
+        }
+    }
+
+    /// Writes the numbers of `keys` to `values`.
+    #[inline]
+    pub(crate) fn look_up(&self, keys: &[S::Key], mut value: impl FnMut(usize, u64)) {
+        if self.prefetched() {
+            for key in keys.iter().take(AHEAD) {
+                self.prefetch(key);
+            }
+            for (row, key) in keys.iter().enumerate() {
+                if let Some(next) = keys.get(row + AHEAD) {
+                    self.prefetch(next);
+                }
+                value(row, self.get(key));
+            }
+        } else {
+            for (row, key) in keys.iter().enumerate() {
+                value(row, self.get(key));
+            }
+        }
+    }
+
+    /// The number of `key`, zero for a key that is not there.
+    #[inline(always)]
+    pub(crate) fn get(&self, key: &S::Key) -> u64 {
+        let mut index = self.home(key);
+        loop {
+            // SAFETY: an index is the top `64 - shift` bits of a hash, or was masked; both are below the number of
+            // slots, a power of two.
+            let slot = unsafe { self.slots.get_unchecked(index) };
+            // An empty slot's number is zero.
+            if slot.holds(key) || slot.is_empty() {
+                return slot.value();
+            }
+            index = (index + 1) & (self.slots.len() - 1);
+        }
+    }
+
+    /// The number of `key`, zero at first.
+    #[inline(always)]
+    pub(crate) fn entry(&mut self, key: &S::Key) -> &mut u64 {
+        let mut index = self.home(key);
+        loop {
+            // SAFETY: as in `get`.
+            let slot = unsafe { self.slots.get_unchecked_mut(index) };
+            if slot.holds(key) {
+                break;
+            }
+            if slot.is_empty() {
+                self.insert(index, key);
+                break;
+            }
+            index = (index + 1) & (self.slots.len() - 1);
+        }
+        // SAFETY: as in `get`.
+        unsafe { self.slots.get_unchecked_mut(index) }.value_mut()
+    }
+
+    #[cold]
+    fn insert(&mut self, index: usize, key: &S::Key) {
+        assert!(self.room > 0, "a table of {} slots was given more keys than announced", self.slots.len());
+        self.room -= 1;
+        self.slots[index] = S::of(*key);
+    }
+
+    /// Visits each key with its number, then forgets all.
+    pub(crate) fn drain(&mut self, mut visit: impl FnMut(&S::Key, u64)) {
+        for slot in &mut self.slots {
+            if !slot.is_empty() {
+                visit(slot.key(), slot.value());
+                *slot = S::EMPTY;
+            }
+        }
+        self.room = self.slots.len() - 1;
+    }
+
+    /// How many keys there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len() - 1 - self.room
+    }
+
+    #[inline(always)]
+    fn home(&self, key: &S::Key) -> usize {
+        (S::hash(key) >> self.shift) as usize
+    }
+
+    /// Asks for the line of `key`'s slot.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, key: &S::Key) {
+        prefetch(self.slots.as_ptr().wrapping_add(self.home(key)));
+    }
+}
+
+/// Asks for the line at `address`, which need not be valid.
+#[inline(always)]
+pub(crate) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program could see, and never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::ysb::event::uuid_text;
+
+    fn agrees_with_a_hash_map<S: Slot>(key_of: impl Fn(u64) -> S::Key, keys: u64)
+    where
+        S::Key: Eq + std::hash::Hash,
+    {
+        let mut table = FlatTable::<S>::with_capacity(keys as usize);
+        let mut twin = HashMap::new();
+        for round in 0..2 {
+            let all: Vec<S::Key> = (0..3 * keys).map(|row| key_of(1 + (row * row + round) % keys)).collect();
+            for batch in all.chunks(100) {
+                table.count(batch);
+                for key in batch {
+                    *twin.entry(*key).or_insert(0_u64) += 1;
+                }
+            }
+            assert_eq!(table.len(), twin.len());
+            table.look_up(&all, |row, value| assert_eq!(value, twin[&all[row]]));
+            assert_eq!(table.get(&key_of(keys + 1)), 0);
+            table.drain(|key, value| assert_eq!(twin.remove(key), Some(value)));
+            assert!(twin.is_empty());
+            assert_eq!(table.len(), 0);
+        }
+    }
+
+    #[test]
+    fn numbers_are_counted_as_a_hash_map_would() {
+        for keys in [1, 2, 3, 100, 50_000] {
+            agrees_with_a_hash_map::<NumberSlot>(|key| key, keys);
+            agrees_with_a_hash_map::<NumberSlot>(|key| key << 40, keys);
+        }
+    }
+
+    #[test]
+    fn texts_are_counted_as_a_hash_map_would() {
+        for keys in [1, 100, 20_000] {
+            agrees_with_a_hash_map::<TextSlot>(uuid_text, keys);
+        }
+    }
+
+    #[test]
+    fn every_byte_of_a_text_counts() {
+        let text = uuid_text(1);
+        for at in 0..36 {
+            let mut other = text;
+            other[at] ^= 1;
+            assert_ne!(TextSlot::hash(&text), TextSlot::hash(&other), "byte {at}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "more keys than announced")]
+    fn a_full_table_says_so() {
+        let mut table = FlatTable::<NumberSlot>::with_capacity(2);
+        table.count(&[1, 2, 3, 4, 5]);
+    }
+}

@@ -1,0 +1,222 @@
+//! Hand-written loops: what the machine can do with the query when nothing but the query is done.
+//!
+//! No engine, no state that could be snapshot, no restart; the best loop we can write for each shape, so that a ratio
+//! to it means something. A weak loop here would flatter the engine and is a defect.
+//!
+//! ```text
+//! fused  each shard: make → views → join → count → fire                                 no exchange
+//! spsc   each shard: make → views → join → partition ═ rings between cores ═ count → fire   every row to its owner
+//! table  each shard: keys → count in one large table                                    no window, no exchange
+//! ```
+//!
+//! Making the events is inside every figure. Each run's counts are checked against the slow answer afterwards.
+
+mod flat;
+mod fused;
+mod query;
+mod ring;
+mod spsc;
+mod stages;
+mod table;
+
+use std::sync::Barrier;
+
+pub use stages::{STAGES, StageTimes};
+
+use crate::keys::Distribution;
+use crate::machine::{self, Machine};
+use crate::ysb::generate::GeneratorConfig;
+use crate::ysb::oracle::{Differences, Oracle};
+use millstream::time::{Clock, Nanos};
+use query::{Json, Long, Query, Row, Uuid};
+
+/// The form of a hand-written loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shape {
+    /// The query, each shard for itself: no exchange.
+    Fused,
+    /// The query, each row handed to the shard that owns its campaign, through rings between the cores.
+    Spsc,
+    /// A running count for each key of a large table.
+    Table,
+}
+
+/// How events are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encoding {
+    /// Binary fields, 40 bytes.
+    Long,
+    /// Ids as 36 characters, 160 bytes.
+    Uuid,
+    /// Lines of JSON, about 240 bytes, parsed inside the figure.
+    Json,
+}
+
+/// A run of the query.
+#[derive(Clone, Debug)]
+pub struct QueryLimit {
+    /// [`Shape::Fused`] or [`Shape::Spsc`].
+    pub exchange: bool,
+    /// How events are written.
+    pub encoding: Encoding,
+    /// The events.
+    pub events: GeneratorConfig,
+    /// One core for each shard.
+    pub cores: Vec<usize>,
+    /// Whether to take the time of each stage, which slows the run by 1 to 2 %.
+    pub stages: bool,
+}
+
+/// A run of the keyed count.
+#[derive(Clone, Debug)]
+pub struct TableLimit {
+    /// How many keys there are over all shards.
+    pub keys: u64,
+    /// How many updates, over all shards.
+    pub updates: u64,
+    /// Which keys they hit.
+    pub distribution: Distribution,
+    /// One core for each shard.
+    pub cores: Vec<usize>,
+    /// Which keys and updates of all possible ones.
+    pub seed: u64,
+}
+
+/// What a run found.
+#[derive(Clone, Debug)]
+pub struct LimitOutcome {
+    /// Events or updates.
+    pub events: u64,
+    /// From the first event taken to the last row made.
+    pub seconds: f64,
+    /// What the check of the result found.
+    pub differences: Differences,
+    /// For each stage, summed over the shards.
+    pub stages: Option<StageTimes>,
+    /// The machine, just after the run.
+    pub machine: Machine,
+}
+
+impl LimitOutcome {
+    /// The figure.
+    #[must_use]
+    pub fn events_per_s(&self) -> f64 {
+        self.events as f64 / self.seconds
+    }
+}
+
+/// Why there is no figure.
+#[derive(Debug, thiserror::Error)]
+pub enum LimitError {
+    /// A core that cannot be had.
+    #[error(
+        "Shard {shard} cannot run on core {core}: {source}. This process may use the cores {allowed:?}; name some of \
+         them with --cores, or ask for fewer shards."
+    )]
+    Core {
+        /// The shard.
+        shard: usize,
+        /// Its core.
+        core: usize,
+        /// The cores that could be had.
+        allowed: Vec<usize>,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+/// Runs the query by hand.
+///
+/// # Errors
+/// When a core cannot be had.
+pub fn run_query(limit: &QueryLimit) -> Result<LimitOutcome, LimitError> {
+    match limit.encoding {
+        Encoding::Long => run_encoded::<Long>(limit),
+        Encoding::Uuid => run_encoded::<Uuid>(limit),
+        Encoding::Json => run_encoded::<Json>(limit),
+    }
+}
+
+fn run_encoded<Q: Query>(limit: &QueryLimit) -> Result<LimitOutcome, LimitError> {
+    let query = Q::new(&limit.events.population);
+    let Timed { parts, seconds } = match (limit.exchange, limit.stages) {
+        (false, false) => fused::run::<Q, false>(&query, limit)?,
+        (false, true) => fused::run::<Q, true>(&query, limit)?,
+        (true, false) => spsc::run::<Q, false>(&query, limit)?,
+        (true, true) => spsc::run::<Q, true>(&query, limit)?,
+    };
+    let machine = Machine::probe(&limit.cores);
+    let oracle = Oracle::of_generator(limit.events);
+    // Without an exchange each shard counts a part of every row.
+    let parts_max = if limit.exchange { 1 } else { limit.cores.len() as u32 };
+    let rows = parts.iter().flat_map(|part| &part.rows);
+    let rows = rows.map(|row| (row.campaign, row.window_start_ms, row.count));
+    Ok(LimitOutcome {
+        events: oracle.events(),
+        seconds,
+        differences: oracle.compare(rows, parts_max),
+        stages: limit.stages.then(|| parts.iter().map(|part| part.stages).sum()),
+        machine,
+    })
+}
+
+/// Runs the keyed count by hand.
+///
+/// # Errors
+/// When a core cannot be had.
+pub fn run_table(limit: &TableLimit) -> Result<LimitOutcome, LimitError> {
+    table::run(limit)
+}
+
+/// One shard's part of the result.
+struct Part<K> {
+    rows: Vec<Row<K>>,
+    stages: StageTimes,
+}
+
+/// What all shards brought, and how long they took.
+struct Timed<T> {
+    parts: Vec<T>,
+    seconds: f64,
+}
+
+/// Runs one thread on each of `cores`: `prepare` outside the measured time, what it returns inside. The time is from the
+/// first thread's start to the last one's end.
+fn run_pinned<T, R>(cores: &[usize], prepare: impl Fn(usize) -> R + Sync) -> Result<Timed<T>, LimitError>
+where
+    T: Send,
+    R: FnOnce() -> T,
+{
+    let ready = Barrier::new(cores.len());
+    let shard_of = |shard: usize| -> Result<(Nanos, Nanos, T), std::io::Error> {
+        let pinned = machine::pin(cores[shard]);
+        let run = prepare(shard);
+        // Waited for even where pinning failed, or the others would wait for ever.
+        ready.wait();
+        pinned?;
+        let clock = Clock::system();
+        let start = clock.now();
+        let part = run();
+        Ok((start, clock.now(), part))
+    };
+    let ended = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores.len()).map(|shard| scope.spawn(move || shard_of(shard))).collect();
+        threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
+    });
+    let (mut start, mut end, mut parts) = (Nanos(u64::MAX), Nanos(0), Vec::new());
+    for (shard, ended) in ended.into_iter().enumerate() {
+        let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (shard_start, shard_end, part) = ended.map_err(|source| LimitError::Core {
+            shard,
+            core: cores[shard],
+            allowed: machine::allowed_cores(),
+            source,
+        })?;
+        start = start.min(shard_start);
+        end = end.max(shard_end);
+        parts.push(part);
+    }
+    Ok(Timed { parts, seconds: end.since(start).as_secs_f64() })
+}
