@@ -9,6 +9,7 @@
 //! touch. Sixteen outstanding misses hide most of the memory; in a small namespace the first pass would only cost.
 #![expect(unsafe_code, reason = "reads and writes entries where they lie, and indexes directories by hash unchecked")]
 
+use std::borrow::Borrow;
 use std::io;
 use std::marker::PhantomData;
 
@@ -24,8 +25,11 @@ use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES, Segment,
 use crate::snapshot::{Chunk, FileRef, Header};
 use crate::{Fixed, Key};
 
-/// Rows whose lines are prefetched before the first of them is touched.
-const AHEAD_ROWS: usize = 32;
+/// Rows hashed before the first of them is touched.
+const BLOCK_ROWS: usize = 256;
+
+/// How many rows ahead of the one being touched a line is prefetched.
+const AHEAD_ROWS: usize = 24;
 
 /// From this many bytes of pages on, a namespace is worth prefetching: a core's second-level cache holds less.
 const AHEAD_FROM_BYTES: usize = 256 << 10;
@@ -171,11 +175,11 @@ impl<K: Key, V: Fixed> Table<K, V> {
     /// `key` may be asked for a row more than once. Where the table is full, the rows before the one that did not fit
     /// are applied.
     #[inline]
-    pub fn fold(
+    pub fn fold<Q: Borrow<K>>(
         &mut self,
         namespace: Namespace,
         rows: usize,
-        key: impl Fn(usize) -> K,
+        key: impl Fn(usize) -> Q,
         init: impl Fn() -> V,
         mut apply: impl FnMut(&mut V, usize),
     ) -> Result<(), StateError> {
@@ -197,26 +201,27 @@ impl<K: Key, V: Fixed> Table<K, V> {
 
     /// One pass, for what the cache holds.
     #[inline(always)]
-    fn fold_near(
+    fn fold_near<Q: Borrow<K>>(
         &mut self,
         at: usize,
         from: usize,
         rows: usize,
-        key: &impl Fn(usize) -> K,
+        key: &impl Fn(usize) -> Q,
         init: &impl Fn() -> V,
         apply: &mut impl FnMut(&mut V, usize),
     ) -> Result<usize, StateError> {
         let road = Road::of(&self.pages, &self.spaces[at]);
         for row in from..rows {
             let key = key(row);
+            let key = key.borrow();
             let hash = key.hash64();
             // SAFETY: the directory has not changed since `road` was taken, or the loop would have ended.
             let page = unsafe { road.page_of(hash) };
             // SAFETY: as above: the page is in use and of this geometry.
-            match unsafe { road.seek::<K, V>(page, &key, hash) } {
+            match unsafe { road.seek::<K, V>(page, key, hash) } {
                 Some((line, slot)) => self.touch(&road, page, line, slot, |value| apply(value, row)),
                 None => {
-                    let same = self.insert(at, &key, hash, init, |value| apply(value, row))?;
+                    let same = self.insert(at, key, hash, init, |value| apply(value, row))?;
                     if !same {
                         return Ok(row + 1);
                     }
@@ -228,37 +233,41 @@ impl<K: Key, V: Fixed> Table<K, V> {
 
     /// Two passes over a block at a time, for what it does not.
     #[inline(always)]
-    fn fold_ahead(
+    fn fold_ahead<Q: Borrow<K>>(
         &mut self,
         at: usize,
         from: usize,
         rows: usize,
-        key: &impl Fn(usize) -> K,
+        key: &impl Fn(usize) -> Q,
         init: &impl Fn() -> V,
         apply: &mut impl FnMut(&mut V, usize),
     ) -> Result<usize, StateError> {
         let road = Road::of(&self.pages, &self.spaces[at]);
-        let mut hashes = [0u64; AHEAD_ROWS];
-        let mut on_pages = [0u32; AHEAD_ROWS];
+        let mut hashes = [0u64; BLOCK_ROWS];
+        let mut on_pages = [0u32; BLOCK_ROWS];
         let mut block = from;
         while block < rows {
-            let block_rows = AHEAD_ROWS.min(rows - block);
+            let block_rows = BLOCK_ROWS.min(rows - block);
             for i in 0..block_rows {
-                let hash = key(block + i).hash64();
-                // SAFETY: the directory has not changed since `road` was taken, or the loop would have ended.
-                let page = unsafe { road.page_of(hash) };
-                road.prefetch(page, const { Self::GEOMETRY }.line(hash));
+                let hash = key(block + i).borrow().hash64();
                 hashes[i] = hash;
-                on_pages[i] = page;
+                // SAFETY: the directory has not changed since `road` was taken, or the loop would have ended.
+                on_pages[i] = unsafe { road.page_of(hash) };
+                if i < AHEAD_ROWS {
+                    road.prefetch::<K, V>(on_pages[i], hash);
+                }
             }
             for i in 0..block_rows {
+                let ahead = (i + AHEAD_ROWS) % BLOCK_ROWS;
+                road.prefetch::<K, V>(on_pages[ahead], hashes[ahead]);
                 let (row, hash, page) = (block + i, hashes[i], on_pages[i]);
                 let key = key(row);
+                let key = key.borrow();
                 // SAFETY: as above: the page is in use and of this geometry.
-                match unsafe { road.seek::<K, V>(page, &key, hash) } {
+                match unsafe { road.seek::<K, V>(page, key, hash) } {
                     Some((line, slot)) => self.touch(&road, page, line, slot, |value| apply(value, row)),
                     None => {
-                        let same = self.insert(at, &key, hash, init, |value| apply(value, row))?;
+                        let same = self.insert(at, key, hash, init, |value| apply(value, row))?;
                         if !same {
                             return Ok(row + 1);
                         }
@@ -718,13 +727,15 @@ impl Road {
         self.pages.wrapping_add(page as usize * PAGE_BYTES + line * LINE_BYTES)
     }
 
+    /// Asks for the bucket where a search for the hash begins; for the one behind it too, where buckets of one entry make
+    /// it likely that the search goes on.
     #[inline(always)]
-    fn prefetch(&self, page: u32, line: usize) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch reads nothing that a program could see, wherever it points.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(self.line_at(page, line).cast::<i8>());
+    fn prefetch<K: Fixed, V: Fixed>(&self, page: u32, hash: u64) {
+        let geometry = const { Geometry::of::<K, V>() };
+        let line = geometry.line(hash);
+        prefetch_line(self.line_at(page, line));
+        if geometry.slots == 1 {
+            prefetch_line(self.line_at(page, (line + geometry.bucket_lines) % 64));
         }
     }
 
@@ -754,6 +765,19 @@ impl Road {
         }
         None
     }
+}
+
+/// Asks the memory for a line, to be there some rows later.
+#[inline(always)]
+fn prefetch_line(line: *mut u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that a program could see, wherever it points.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(line.cast::<i8>());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
 
 /// The prefix under which a key's page must be.
