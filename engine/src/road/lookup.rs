@@ -3,15 +3,26 @@
 //! A closure that looks into a `HashMap` misses the cache once per row when the table is large. Here a batch's slots are
 //! all asked for before the first is read, so that the misses overlap.
 
+#![expect(unsafe_code, reason = "slots are raw memory until they hold a key; the tests below compare with a map")]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
-use millstream_state::Key;
+use millstream_state::{Key, bytes_of};
 
 use super::chain::{Chain, Stage, pass_signals};
+use super::prefetch;
 use super::rows::{BATCH_ROWS, Dense, Rows};
 use crate::job::graph::{Graph, NodeId};
 use crate::run::fault::Fault;
 use crate::run::task::Cx;
+
+/// Tables up to this size stay in near caches, where asking ahead only costs.
+const PREFETCHED_FROM_BYTES: usize = 256 << 10;
+/// Tables from this size on ask for huge pages and are aligned to one.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A read-only table for [`Stream::lookup`](crate::Stream::lookup), shared by all shards. Cloning shares it.
 ///
@@ -21,29 +32,131 @@ use crate::run::task::Cx;
 /// assert_eq!(ads.get(&7), Some(&70));
 /// assert_eq!(ads.get(&9), None);
 /// ```
-#[derive(Clone, Debug)]
 pub struct LookupTable<K, V> {
-    /// Open addressing with linear probing, at most half full; a power of two of slots.
-    slots: Arc<[Option<(K, V)>]>,
+    inner: Arc<Slots<K, V>>,
+}
+
+impl<K, V> Clone for LookupTable<K, V> {
+    fn clone(&self) -> LookupTable<K, V> {
+        LookupTable { inner: self.inner.clone() }
+    }
+}
+
+impl<K, V> fmt::Debug for LookupTable<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LookupTable of {} entries", self.inner.entries)
+    }
+}
+
+/// Open addressing with linear probing, at most three quarters full; a power of two of slots. A slot whose key is all
+/// zero bytes is empty; the one real key of that kind is kept apart.
+struct Slots<K, V> {
+    memory: NonNull<Slot<K, V>>,
+    layout: Layout,
+    /// Slots are found by the hash's low bits; the exchange uses the top ones.
+    mask: usize,
+    zero: Option<(K, V)>,
     entries: usize,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Slot<K, V> {
+    key: K,
+    value: V,
+}
+
+// SAFETY: plain `Copy` data without interior mutability, written only while it is built, by its only owner.
+unsafe impl<K: Send + Sync, V: Send + Sync> Send for Slots<K, V> {}
+// SAFETY: as above; shared, it is only read.
+unsafe impl<K: Send + Sync, V: Send + Sync> Sync for Slots<K, V> {}
+
+impl<K, V> Drop for Slots<K, V> {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout by `with_capacity`, and nothing in it needs to be dropped (`Copy`).
+        unsafe { dealloc(self.memory.as_ptr().cast(), self.layout) };
+    }
+}
+
+fn is_zero<K: Key>(key: &K) -> bool {
+    bytes_of(key).iter().all(|byte| *byte == 0)
+}
+
+impl<K: Key, V: Copy + 'static> Slots<K, V> {
+    fn with_capacity(entries: usize) -> Slots<K, V> {
+        let count = (entries * 4 / 3 + 1).next_power_of_two();
+        let bytes = (count * size_of::<Slot<K, V>>()).max(1);
+        let align = if bytes >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { align_of::<Slot<K, V>>().max(64) };
+        let layout = Layout::from_size_align(bytes, align).expect("a table fits the address space");
+        // SAFETY: the layout's size is not zero.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let Some(memory) = NonNull::new(memory.cast::<Slot<K, V>>()) else { handle_alloc_error(layout) };
+        if align == HUGE_PAGE_BYTES {
+            // SAFETY: advice about memory of ours; refusal changes nothing.
+            unsafe { libc::madvise(memory.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+        }
+        Slots { memory, layout, mask: count - 1, zero: None, entries: 0 }
+    }
+
+    /// The slot that holds `key`, or the empty one where the search for it ends.
+    ///
+    /// # Safety
+    /// `key` is not all zero.
+    #[inline(always)]
+    unsafe fn find(&self, key: &K, hash: usize) -> (*mut Slot<K, V>, bool) {
+        let mut index = hash & self.mask;
+        loop {
+            // SAFETY: the mask keeps the index inside; a quarter of the slots is empty, so the search ends.
+            let slot = unsafe { self.memory.as_ptr().add(index) };
+            // SAFETY: zeroed or written slots are initialised, and a `Key` without padding is compared as bytes by the
+            // contract of `Key`; `K` is only looked at as bytes while it may be zero.
+            let held = unsafe { std::slice::from_raw_parts(slot.cast::<u8>(), size_of::<K>()) };
+            if held == bytes_of(key) {
+                return (slot, true);
+            }
+            if held.iter().all(|byte| *byte == 0) {
+                return (slot, false);
+            }
+            index = (index + 1) & self.mask;
+        }
+    }
+
+    fn insert(&mut self, key: K, value: V) {
+        if is_zero(&key) {
+            self.entries += usize::from(self.zero.is_none());
+            self.zero = Some((key, value));
+            return;
+        }
+        // SAFETY: the key is not zero; the slot found is inside and ours alone.
+        unsafe {
+            let (slot, found) = self.find(&key, key.hash64() as usize);
+            self.entries += usize::from(!found);
+            slot.write(Slot { key, value });
+        }
+    }
+
+    #[inline(always)]
+    fn get(&self, key: &K, hash: usize) -> Option<&V> {
+        if is_zero(key) {
+            return self.zero.as_ref().map(|(_, value)| value);
+        }
+        // SAFETY: the key is not zero; a slot that was found has been written whole.
+        unsafe {
+            let (slot, found) = self.find(key, hash);
+            if found { Some(&(*slot).value) } else { None }
+        }
+    }
 }
 
 impl<K: Key, V: Copy + 'static> FromIterator<(K, V)> for LookupTable<K, V> {
     /// Builds the table; of several values for one key the last stays.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> LookupTable<K, V> {
         let pairs: Vec<(K, V)> = pairs.into_iter().collect();
-        let mut slots = vec![None; (pairs.len() * 2).next_power_of_two().max(2)];
-        let mask = slots.len() - 1;
-        let mut entries = 0;
+        let mut slots = Slots::with_capacity(pairs.len());
         for (key, value) in pairs {
-            let mut index = key.hash64() as usize & mask;
-            while slots[index].is_some_and(|(held, _): (K, V)| held != key) {
-                index = (index + 1) & mask;
-            }
-            entries += usize::from(slots[index].is_none());
-            slots[index] = Some((key, value));
+            slots.insert(key, value);
         }
-        LookupTable { slots: slots.into(), entries }
+        LookupTable { inner: Arc::new(slots) }
     }
 }
 
@@ -51,44 +164,20 @@ impl<K: Key, V: Copy + 'static> LookupTable<K, V> {
     /// Entries held.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries
+        self.inner.entries
     }
 
     /// No entries held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries == 0
+        self.inner.entries == 0
     }
 
     /// The value of a key.
     #[inline(always)]
     #[must_use]
     pub fn get(&self, key: &K) -> Option<&V> {
-        self.get_from(key, key.hash64() as usize)
-    }
-
-    #[inline(always)]
-    fn get_from(&self, key: &K, hash: usize) -> Option<&V> {
-        let mask = self.slots.len() - 1;
-        let mut index = hash & mask;
-        loop {
-            match &self.slots[index] {
-                Some((held, value)) if held == key => return Some(value),
-                Some(_) => index = (index + 1) & mask,
-                None => return None,
-            }
-        }
-    }
-
-    /// Larger than the caches that are near: asking ahead pays. Below, the instruction only costs.
-    fn worth_prefetching(&self) -> bool {
-        std::mem::size_of_val(&*self.slots) > 256 << 10
-    }
-
-    #[inline(always)]
-    fn prefetch(&self, hash: usize) {
-        let slot = &self.slots[hash & (self.slots.len() - 1)];
-        crate::road::prefetch(slot);
+        self.inner.get(key, key.hash64() as usize)
     }
 }
 
@@ -125,7 +214,7 @@ where
     type Out = U;
 
     fn attach<N: Stage<U>>(self, next: N, graph: &mut Graph) {
-        let prefetch = self.table.worth_prefetching();
+        let prefetch = self.table.inner.layout.size() > PREFETCHED_FROM_BYTES;
         let stage = LookupStage {
             table: self.table,
             key: self.key,
@@ -153,24 +242,26 @@ where
     #[inline]
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
         cx.enter(self.node);
-        let (table, key, join) = (&self.table, &self.key, &self.join);
+        let (table, key, join) = (&*self.table.inner, &self.key, &self.join);
         let at = |index| rows.at(index);
         if self.prefetch {
             for index in 0..rows.len() {
                 let hash = key(rows.row(index)).hash64() as usize;
                 self.hashes[index & (BATCH_ROWS - 1)] = hash;
-                table.prefetch(hash);
+                // SAFETY: only an address is formed, inside the table.
+                prefetch(unsafe { &*table.memory.as_ptr().add(hash & table.mask).cast::<u8>() });
             }
             let hashes = &self.hashes;
             let joined = |index: usize| {
                 let row = rows.row(index);
-                table.get_from(&key(row), hashes[index & (BATCH_ROWS - 1)]).map(|value| join(row, value))
+                table.get(&key(row), hashes[index & (BATCH_ROWS - 1)]).map(|value| join(row, value))
             };
             self.out.fill_some(rows.len(), joined, at);
         } else {
             let joined = |index: usize| {
                 let row = rows.row(index);
-                table.get(&key(row)).map(|value| join(row, value))
+                let key = key(row);
+                table.get(&key, key.hash64() as usize).map(|value| join(row, value))
             };
             self.out.fill_some(rows.len(), joined, at);
         }
@@ -185,17 +276,28 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     #[test]
     fn the_last_of_equal_keys_stays_and_every_key_is_found() {
-        let table: LookupTable<u64, u64> = (0..5_000u64).map(|key| (key % 1_000, key)).collect();
-        assert_eq!(table.len(), 1_000);
-        for key in 0..1_000 {
-            assert_eq!(table.get(&key), Some(&(key + 4_000)));
+        for keys in [1u64, 3, 1_000, 200_000] {
+            let pairs = || (0..keys * 5).map(|i| ((i % keys).wrapping_mul(0x9E37_79B9_7F4A_7C15), i));
+            let (table, map): (LookupTable<u64, u64>, HashMap<u64, u64>) = (pairs().collect(), pairs().collect());
+            assert_eq!(table.len(), map.len());
+            for (key, value) in &map {
+                assert_eq!(table.get(key), Some(value));
+            }
+            assert_eq!(table.get(&12_345), map.get(&12_345));
         }
-        assert_eq!(table.get(&1_000), None);
         let empty: LookupTable<u64, u64> = LookupTable::from_iter([]);
-        assert!(empty.is_empty() && empty.get(&1).is_none());
+        assert!(empty.is_empty() && empty.get(&0).is_none() && empty.get(&1).is_none());
+    }
+
+    #[test]
+    fn the_key_of_zeros_is_a_key() {
+        let table = LookupTable::from_iter([([0u8; 36], 1u32), ([7; 36], 2)]);
+        assert_eq!((table.get(&[0; 36]), table.get(&[7; 36]), table.get(&[8; 36])), (Some(&1), Some(&2), None));
     }
 }
