@@ -148,11 +148,6 @@ impl Header {
         }
     }
 
-    /// Back to an empty frame on the same route.
-    pub(crate) fn clear(&mut self) {
-        *self = Header::new(self.route());
-    }
-
     /// Where the frame comes from and goes to.
     #[must_use]
     pub const fn route(&self) -> Route {

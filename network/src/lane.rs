@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::buffer::Buffer;
 use crate::doorbell::Doorbell;
-use crate::frame::Route;
+use crate::frame::{Header, Route};
 use crate::pool::Pool;
 use crate::ring::{Consumer, Producer, ring};
 use crate::stage::drain_stores;
@@ -125,7 +125,9 @@ impl Sender {
             self.move_in();
         }
         let Parcel(mut buffer) = self.home.pop().or_else(|| self.returned.pop())?;
-        buffer.header_mut().clear();
+        // Written whole, without a look at what it was: the line still lies in the receiver's cache, and a store does not
+        // wait for it.
+        *buffer.header_mut() = Header::new(self.route);
         Some(buffer)
     }
 

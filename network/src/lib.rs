@@ -16,7 +16,7 @@
 //!
 //! * A buffer moves as one pointer. Its bytes are written once by the sending core and read where they lie.
 //! * A lane's ring holds as many buffers as its pool owns, so `send` cannot fail: the pool is the credit.
-//! * A shard sleeps on exactly one descriptor, that of its [`Doorbell`](doorbell::Doorbell).
+//! * A shard sleeps on exactly one descriptor, that of its [`Doorbell`].
 //!
 //! **What is deliberately not here.** This crate has no word for record, key, window or epoch: it moves bytes and opaque
 //! numbers. It starts no thread, reads no clock and never blocks, except in [`Doorbell::wait`](doorbell::Doorbell::wait).

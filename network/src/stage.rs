@@ -135,7 +135,8 @@ impl Stage {
         self.len += size_of::<R>();
     }
 
-    /// Appends a row without a look at the room.
+    /// Appends a row without a look at the room. Of 0.43 ns a row it saves 0.07 where all rows go to one stage; where they
+    /// spread over several, nothing: there each row waits for the length that the last one left.
     ///
     /// # Safety
     /// `room() >= size_of::<R>()`.
