@@ -185,7 +185,7 @@ mod tests {
     fn every_key_is_hit_and_no_other() {
         for distribution in ["uniform", "sequential", "zipf:0.5"] {
             let hit: HashSet<u64> = numbers(50, distribution, 100_000).into_iter().collect();
-            assert_eq!(hit, (0..50).collect());
+            assert_eq!(hit, (0..50).collect::<HashSet<u64>>());
         }
         assert!(numbers(1, "zipf:1.2", 100).iter().all(|number| *number == 0));
     }

@@ -1,6 +1,17 @@
 //! Benchmarks, verification and reports.
+//!
+//! ```text
+//! cli ─▶ limit    hand-written loops, no engine: what the machine can do
+//!     └▶ ysb      the Yahoo benchmark: events → query → result rows → the slow answer
+//!        keys     keys for the keyed count      machine   cores, distance, usage
+//!        report   what a run says at its end
+//! ```
+//!
+//! No figure without a check: every run's counts are compared with an answer computed a slow and obvious way.
 
+pub mod cli;
 pub mod keys;
 pub mod limit;
 pub mod machine;
+pub mod report;
 pub mod ysb;

@@ -21,7 +21,7 @@ pub(super) fn run<Q: Query, const STAGED: bool>(
             let mut laps = Laps::<STAGED>::start();
             let mut batch = Q::Batch::default();
             let mut views = Keyed::new(Q::Slot::NO_KEY, BATCH_ROWS);
-            let mut campaigns = vec![Q::Slot::NO_KEY; BATCH_ROWS];
+            let mut campaigns = [Q::Slot::NO_KEY; BATCH_ROWS];
             let mut watermark_ms = generator.next_ms();
             loop {
                 batch.clear();

@@ -87,9 +87,6 @@ pub(crate) trait Query: Sync + Sized + 'static {
     /// Knows all ads.
     fn new(population: &Population) -> Self;
 
-    /// The campaign with this id, as a key.
-    fn campaign(id: u64) -> Key<Self>;
-
     /// Filter and project: the ads and times of the batch's views.
     fn views(batch: &Self::Batch, views: &mut Keyed<Key<Self>>);
 
@@ -117,10 +114,6 @@ impl Query for Long {
         Long { campaigns }
     }
 
-    fn campaign(id: u64) -> u64 {
-        id
-    }
-
     #[inline]
     fn views(batch: &Vec<AdEvent>, views: &mut Keyed<u64>) {
         views.clear();
@@ -145,10 +138,6 @@ impl Query for Uuid {
         Uuid(TextJoin::new(population))
     }
 
-    fn campaign(id: u64) -> UuidText {
-        uuid_text(id)
-    }
-
     #[inline]
     fn views(batch: &Vec<AdEventText>, views: &mut Keyed<UuidText>) {
         views.clear();
@@ -170,10 +159,6 @@ impl Query for Json {
 
     fn new(population: &Population) -> Json {
         Json(TextJoin::new(population))
-    }
-
-    fn campaign(id: u64) -> UuidText {
-        uuid_text(id)
     }
 
     #[inline]

@@ -92,7 +92,7 @@ impl<Q: Query> Shard<'_, Q> {
         let mut laps = Laps::<STAGED>::start();
         let mut batch = Q::Batch::default();
         let mut views = Keyed::new(Q::Slot::NO_KEY, BATCH_ROWS);
-        let mut campaigns = vec![Q::Slot::NO_KEY; BATCH_ROWS];
+        let mut campaigns = [Q::Slot::NO_KEY; BATCH_ROWS];
         loop {
             batch.clear();
             let made = self.generator.fill(&mut batch, BATCH_ROWS);

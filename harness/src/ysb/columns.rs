@@ -170,7 +170,8 @@ impl UuidColumn {
     /// The text of the id in `row`.
     #[inline(always)]
     pub(crate) fn text(&self, row: usize) -> [u8; 36] {
-        text_of_words(self.0.each_ref().map(|column| column[row]))
+        let [w0, w1, w2, w3, w4] = &self.0;
+        text_of_words([w0[row], w1[row], w2[row], w3[row], w4[row]])
     }
 }
 

@@ -195,9 +195,10 @@ fn event_type(word: u64) -> Option<(EventType, usize)> {
 /// The value of thirteen digits.
 #[inline(always)]
 fn decimal(digits: &[u8; TIME_DIGITS]) -> Option<i64> {
+    const TENS: u64 = ONES * 0xf0;
     let last = u64::from_le_bytes(*digits.last_chunk()?);
     let first = u64::from_le_bytes(*digits.first_chunk()?) << 24 | 0x30_3030;
-    let no_digits = |word: u64| ((word & ONES * 0xf0) | ((word + ONES * 6) & ONES * 0xf0) >> 4) ^ ONES * 0x33;
+    let no_digits = |word: u64| ((word & TENS) | ((word.wrapping_add(ONES * 6) & TENS) >> 4)) ^ (ONES * 0x33);
     if no_digits(first) | no_digits(last) != 0 {
         return None;
     }
@@ -249,8 +250,7 @@ mod tests {
 
     fn lines(rows: u64, start_ms: i64) -> Lines {
         let population = Population { campaigns: 10, ads_per_campaign: 10, seed: 5 };
-        let config =
-            GeneratorConfig { population, events: Some(rows), start_ms, pace: Pace::per_ms(1), skew: false };
+        let config = GeneratorConfig { population, events: Some(rows), start_ms, pace: Pace::per_ms(1), skew: false };
         let mut lines = Lines::default();
         let _ = Generator::new(config, 0, 1).fill(&mut lines, rows as usize);
         lines
@@ -305,7 +305,10 @@ mod tests {
         for line in [
             format!(r#"{{"event_time":"5","event_type":"click","ad_id":"{id}"}}"#),
             format!(" {{ \"ad_id\" : \"{id}\",\n\"event_type\":\"purchase\", \"event_time\": \"-7\"}} "),
-            format!(r#"{{"ad_id":"\u0032{}","event_type":"v\u0069ew","event_time":"1","more":[{{}},null,1e5]}}"#, &id[1..]),
+            format!(
+                r#"{{"ad_id":"\u0032{}","event_type":"v\u0069ew","event_time":"1","more":[{{}},null,1e5]}}"#,
+                &id[1..]
+            ),
         ] {
             assert_eq!(parse_guessed(line.as_bytes()), None);
             assert_eq!(parse(line.as_bytes()).ok(), twin(line.as_bytes()), "{line}");

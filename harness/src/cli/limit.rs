@@ -1,0 +1,190 @@
+//! `harness limit`
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use super::values::{positive_count, small_count};
+use super::{ShardArgs, UsageError, Verdict};
+use crate::keys::Distribution;
+use crate::limit::{Encoding, LimitOutcome, QueryLimit, STAGES, Shape, TableLimit, run_query, run_table};
+use crate::report::{self, Report, count, decimals, rate};
+use crate::ysb::generate::{GeneratorConfig, Pace, Population, START_MS};
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Shapes:
+  fused  the Yahoo query, each shard for itself: nothing crosses cores
+  spsc   the same with a full exchange: each row goes to the shard that owns its campaign
+  table  a running count for each key of a large flat hash table, no window
+
+The loops know no engine, keep no state that survives and are the best we can write, so that an engine's ratio to
+them means something. Making the events is inside the figure. Every run is counted again and compared.
+
+Examples:
+  harness limit                                          the query on all cores
+  harness limit --shape spsc --campaigns 1M --events 200M
+  harness limit --encoding json --shards 1 --stages      where the time goes
+  harness limit --shape table --keys 50M --distribution zipf:1.2 --json")]
+pub(super) struct LimitArgs {
+    /// The loop's form
+    #[arg(long, value_enum, default_value_t = Shape::Fused)]
+    shape: Shape,
+
+    #[command(flatten)]
+    shards: ShardArgs,
+
+    /// How events are written
+    #[arg(long, value_enum, default_value_t = Encoding::Long)]
+    encoding: Encoding,
+
+    /// How many campaigns there are
+    #[arg(long, value_name = "C", default_value = "100", value_parser = small_count)]
+    campaigns: u32,
+
+    /// How many ads each campaign has
+    #[arg(long, value_name = "A", default_value = "10", value_parser = small_count)]
+    ads_per_campaign: u32,
+
+    /// How many events to make, over all shards
+    #[arg(long, value_name = "N", default_value = "100M", value_parser = positive_count)]
+    events: u64,
+
+    /// How fast event time moves: a window of 10 s is 10,000 times as many events, over all shards
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = positive_count)]
+    events_per_ms: u64,
+
+    /// With --shape table: how many keys there are, over all shards
+    #[arg(long, value_name = "N", default_value = "10M", value_parser = small_count)]
+    keys: u32,
+
+    /// With --shape table: how many updates to make, over all shards
+    #[arg(long, value_name = "N", default_value = "100M", value_parser = positive_count)]
+    updates: u64,
+
+    /// With --shape table: how often each key comes: uniform, sequential or zipf:S
+    #[arg(long, default_value = "uniform")]
+    distribution: Distribution,
+
+    /// Which input of all possible ones
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+
+    /// Also take the time of each stage, which slows the loop by 1 to 2 %
+    #[arg(long)]
+    stages: bool,
+
+    /// End with one line of JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &LimitArgs) -> Result<Verdict> {
+    let cores = args.shards.one_core_each()?;
+    let shards = cores.len();
+    let progress = report::spinner("running the hand-written loop, then counting again");
+    let outcome = match args.shape {
+        Shape::Fused | Shape::Spsc => {
+            let population =
+                Population { campaigns: args.campaigns, ads_per_campaign: args.ads_per_campaign, seed: args.seed };
+            if population.campaigns.checked_mul(population.ads_per_campaign).is_none() {
+                return Err(UsageError("campaigns × ads per campaign must stay below 4G".to_owned()).into());
+            }
+            run_query(&QueryLimit {
+                exchange: args.shape == Shape::Spsc,
+                encoding: args.encoding,
+                events: GeneratorConfig {
+                    population,
+                    events: Some(args.events),
+                    start_ms: START_MS,
+                    pace: Pace::per_ms(args.events_per_ms),
+                    skew: false,
+                },
+                cores,
+                stages: args.stages,
+            })?
+        }
+        Shape::Table => run_table(&TableLimit {
+            keys: u64::from(args.keys),
+            updates: args.updates,
+            distribution: args.distribution,
+            cores,
+            seed: args.seed,
+        })?,
+    };
+    progress.finish_and_clear();
+    readable(args, shards, &outcome).print();
+    if args.json {
+        report::print_json(&as_json(args, shards, &outcome));
+    }
+    Ok(if outcome.differences.is_empty() { Verdict::Good } else { Verdict::Different })
+}
+
+fn readable(args: &LimitArgs, shards: usize, outcome: &LimitOutcome) -> Report {
+    let each = outcome.events_per_s() / shards as f64;
+    let unit = if args.shape == Shape::Table { "updates" } else { "events" };
+    let mut report = Report::new(format!("limit {}: hand-written, {shards} shard(s)", shape_name(args.shape)));
+    if args.shape == Shape::Table {
+        report.line("keys", format!("{} ({})", count(u64::from(args.keys)), args.distribution));
+    } else {
+        let campaigns = count(u64::from(args.campaigns));
+        let encoding = format!("{:?}", args.encoding).to_lowercase();
+        report.line("query", format!("{campaigns} campaigns × {} ads, {encoding}", args.ads_per_campaign));
+    }
+    report.line("throughput", rate(outcome.events_per_s(), unit));
+    report.line("per shard", format!("{}, {} ns each", rate(each, unit), decimals(1e9 / each, 2)));
+    report.line("time", format!("{} s for {} {unit}", decimals(outcome.seconds, 3), count(outcome.events)));
+    if let Some(stages) = &outcome.stages {
+        for (stage, ns) in STAGES.iter().zip(stages.ns).filter(|(_, ns)| *ns > 0) {
+            report.line(stage, format!("{} ns per event", decimals(ns as f64 / outcome.events as f64, 2)));
+        }
+    }
+    report.line("result", outcome.differences.to_string());
+    report.line("machine", outcome.machine.to_string());
+    report
+}
+
+fn shape_name(shape: Shape) -> &'static str {
+    match shape {
+        Shape::Fused => "fused",
+        Shape::Spsc => "spsc",
+        Shape::Table => "table",
+    }
+}
+
+fn as_json(args: &LimitArgs, shards: usize, outcome: &LimitOutcome) -> serde_json::Value {
+    let mut json = json!({
+        "job": "limit",
+        "shape": args.shape,
+        "shards": shards,
+        "events": outcome.events,
+        "seconds": outcome.seconds,
+        "events_per_s": outcome.events_per_s(),
+        "events_per_s_per_shard": outcome.events_per_s() / shards as f64,
+        "verified": outcome.differences.is_empty(),
+        "differences": outcome.differences.differences,
+        "machine": outcome.machine,
+    });
+    let more = if args.shape == Shape::Table {
+        json!({
+            "keys": args.keys,
+            "distribution": args.distribution.to_string(),
+            "ns_per_update_per_shard": 1e9 * shards as f64 / outcome.events_per_s(),
+        })
+    } else {
+        json!({
+            "encoding": args.encoding,
+            "campaigns": args.campaigns,
+            "views": outcome.differences.views,
+            "windows": outcome.differences.rows,
+        })
+    };
+    report::merge(&mut json, more);
+    if let Some(stages) = &outcome.stages {
+        let per_event = STAGES.iter().zip(stages.ns);
+        let per_event = per_event.map(|(stage, ns)| ((*stage).to_owned(), json!(ns as f64 / outcome.events as f64)));
+        let per_event: serde_json::Map<_, _> = per_event.collect();
+        report::merge(&mut json, json!({ "stage_ns_per_event": per_event }));
+    }
+    json
+}

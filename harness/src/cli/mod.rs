@@ -1,0 +1,111 @@
+//! The command line: `harness VERB …`.
+//!
+//! Scripts rely on it. With `--json` the last line of stdout is one JSON object; progress and errors go to stderr. The exit
+//! status is 0 for done and verified, 1 for a run that failed or a result that differs, 2 for usage.
+
+mod limit;
+pub mod values;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::machine::allowed_cores;
+use values::{CoreList, core_list, small_count};
+
+/// Benchmarks, verification and reports of the Millstream stream processor.
+#[derive(Parser, Debug)]
+#[command(name = "harness", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "\
+Durations are human (10s, 200ms, off), counts take k, M and G.
+Exit status: 0 done and verified, 1 failed or different from what is expected, 2 usage.
+
+Examples:
+  harness limit                          the Yahoo query by hand: what this machine can do
+  harness limit --shape table --keys 10M a keyed count by hand
+  harness limit --help                   all of one verb's options")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Run a hand-written loop: what the machine can do when nothing but the query is done
+    Limit(limit::LimitArgs),
+}
+
+/// What a verb came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Done, and verified where that was asked for.
+    Good,
+    /// The result differs from what it should be.
+    Different,
+}
+
+/// The command line makes no sense, in a way that only shows once it is looked at as a whole.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Does what the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let verdict = match &cli.verb {
+        Verb::Limit(args) => limit::run(args),
+    };
+    match verdict {
+        Ok(Verdict::Good) => ExitCode::SUCCESS,
+        Ok(Verdict::Different) => ExitCode::FAILURE,
+        Err(error) if error.is::<UsageError>() => {
+            Cli::command().error(clap::error::ErrorKind::ValueValidation, error).exit();
+        }
+        Err(error) => {
+            // A terminal that has gone away is nobody to complain to.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How many shards, and where.
+#[derive(Args, Clone, Debug)]
+pub struct ShardArgs {
+    /// How many shards; one per core unless given
+    #[arg(long, value_name = "N", value_parser = small_count)]
+    pub shards: Option<u32>,
+
+    /// The cores to pin the shards to, in order, such as 0,1 or 0-3
+    #[arg(long, value_name = "LIST", value_parser = core_list)]
+    pub cores: Option<CoreList>,
+}
+
+impl ShardArgs {
+    /// One core for each shard.
+    ///
+    /// # Errors
+    /// When there are fewer cores than shards, or one is not the process's to use.
+    pub fn one_core_each(&self) -> Result<Vec<usize>, UsageError> {
+        let allowed = allowed_cores();
+        let mut cores = self.cores.as_ref().map_or_else(|| allowed.clone(), |cores| cores.0.clone());
+        if let Some(core) = cores.iter().find(|core| !allowed.contains(core)) {
+            return Err(UsageError(format!(
+                "core {core} is not among the cores this process may use, which are {allowed:?}: it does not exist, or \
+                 taskset, a container or a cpuset forbids it"
+            )));
+        }
+        let shards = self.shards.map_or(cores.len(), |shards| shards as usize);
+        if shards > cores.len() {
+            return Err(UsageError(format!(
+                "{shards} shards need {shards} cores, but only {} can be had: a hand-written loop polls, so two on one core \
+                 would measure the scheduler",
+                cores.len()
+            )));
+        }
+        cores.truncate(shards);
+        Ok(cores)
+    }
+}
