@@ -13,6 +13,8 @@
 //! `directory`, `page` and `segment` keep it; `dirty`, `freeze`, `snapshot` and `chain` write it down; `file`,
 //! `store` and `manifest` make it a checkpoint; `restore` brings it back.
 
+#[cfg(test)]
+mod auditor;
 mod chain;
 mod directory;
 mod dirty;

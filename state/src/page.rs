@@ -153,7 +153,8 @@ unsafe fn same_bytes<K>(one: *const u8, other: *const u8) -> bool {
     let bytes = size_of::<K>();
     // SAFETY: every word read ends at or before `bytes`.
     unsafe {
-        let differ = |at: usize| one.add(at).cast::<u64>().read_unaligned() ^ other.add(at).cast::<u64>().read_unaligned();
+        let differ =
+            |at: usize| one.add(at).cast::<u64>().read_unaligned() ^ other.add(at).cast::<u64>().read_unaligned();
         if bytes < 8 {
             return std::slice::from_raw_parts(one, bytes) == std::slice::from_raw_parts(other, bytes);
         }
