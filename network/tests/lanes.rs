@@ -118,8 +118,21 @@ fn row(number: u64) -> u64 {
     number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
+/// Ends the process when its thread panics: the other end would wait for it in its sleep.
+struct NobodyWaitsForUs;
+
+impl Drop for NobodyWaitsForUs {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("one end of a lane panicked, as said above");
+            std::process::abort();
+        }
+    }
+}
+
 /// Fills and sends `frames` frames of changing length, sleeping whenever no buffer is left.
 fn fill(mut sender: Sender, bell: &Doorbell, frames: u64, how: Streaming) {
+    let _guard = NobodyWaitsForUs;
     let mut stage = Stage::new(1024, how);
     let mut number = 0;
     for frame in 0..frames {
@@ -154,6 +167,7 @@ fn fill(mut sender: Sender, bell: &Doorbell, frames: u64, how: Streaming) {
 
 /// Receives until the end and checks every row; sleeps whenever nothing is there.
 fn check(mut receiver: Receiver, bell: &Doorbell) -> u64 {
+    let _guard = NobodyWaitsForUs;
     let (mut frames, mut number) = (0, 0);
     loop {
         let Some(buffer) = receiver.receive() else {
