@@ -81,9 +81,15 @@ impl Clock {
     /// Wall time, milliseconds since the Unix epoch.
     #[must_use]
     pub fn wall_ms(&self) -> i64 {
+        self.wall_us().div_euclid(1000)
+    }
+
+    /// Wall time, microseconds since the Unix epoch.
+    #[must_use]
+    pub fn wall_us(&self) -> i64 {
         match &self.held_ms {
-            Some(held) => held.load(Ordering::Relaxed),
-            None => read_clock(libc::CLOCK_REALTIME) as i64 / 1_000_000,
+            Some(held) => held.load(Ordering::Relaxed) * 1000,
+            None => read_clock(libc::CLOCK_REALTIME) as i64 / 1000,
         }
     }
 

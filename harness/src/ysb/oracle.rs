@@ -71,31 +71,32 @@ impl Oracle {
         Oracle { population, windows: BTreeMap::new(), events: 0, views: 0 }
     }
 
-    /// Counts the first `taken[shard]` events of each shard's share.
-    #[must_use]
-    pub fn of_shares(config: GeneratorConfig, taken: &[u64]) -> Oracle {
-        let mut oracle = Oracle::new(config.population);
-        for (shard, taken) in taken.iter().enumerate() {
-            oracle.add(Generator::new(config, shard as u32, taken_shards(taken_len(taken, shard))), *taken);
-        }
-        oracle
-    }
-
     /// Counts all events that `config` describes.
     ///
     /// # Panics
     /// When they have no end.
     #[must_use]
     pub fn of_generator(config: GeneratorConfig) -> Oracle {
-        assert!(config.events.is_some(), "an endless input has no answer");
-        let mut generator = Generator::new(config, 0, 1);
+        let events = config.events.expect("an endless input has no answer");
+        Oracle::of_shares(config, &[events])
+    }
+
+    /// Counts the first `taken[shard]` events of every shard's share.
+    #[must_use]
+    pub fn of_shares(config: GeneratorConfig, taken: &[u64]) -> Oracle {
         let mut oracle = Oracle::new(config.population);
         let mut drawn = Drawn::default();
-        while generator.fill(&mut drawn, 4096) > 0 {
-            for (ad, time_ms, is_view) in drawn.0.drain(..) {
-                oracle.events += 1;
-                if is_view {
-                    oracle.count(ad, time_ms);
+        let shards = taken.len() as u32;
+        for (shard, taken) in taken.iter().enumerate() {
+            let mut generator = Generator::new(config, shard as u32, shards);
+            while generator.position() < *taken {
+                let rest = usize::try_from(*taken - generator.position()).unwrap_or(usize::MAX);
+                generator.fill(&mut drawn, rest.min(4096));
+                for (ad, time_ms, is_view) in drawn.0.drain(..) {
+                    oracle.events += 1;
+                    if is_view {
+                        oracle.count(ad, time_ms);
+                    }
                 }
             }
         }

@@ -6,16 +6,19 @@
 //!
 //! One function per encoding; all else is shared. This is what a user writes: nothing in it is known to the engine.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use millstream::road::rows::Lines;
 use millstream::{
-    Chain, Count, Flow, LookupTable, OnError, Sink, Source, Stream, Timestamp, Tumbling, Watermarks, Windowed,
+    Chain, Count, DeadLetter, Flow, LookupTable, OnError, Sink, Source, Stream, Timestamp, Tumbling, Watermarks, Windowed,
 };
+use millstream_connectors::file::FileSink;
 
 use super::event::{AdEvent, AdEventText, EventType, UuidText, uuid_text};
 use super::generate::{Population, SKEW_DISORDER_MS};
-use super::parse::parse;
+use super::parse::{AdFields, parse};
 use super::result::{ResultRow, WINDOW_MS};
 
 /// How late an event may be: never, or as late as the original's skew makes it.
@@ -27,22 +30,41 @@ pub fn watermarks(skew: bool) -> Watermarks {
 /// Ads with the ids of their campaigns, as numbers.
 #[must_use]
 pub fn ads(population: &Population) -> LookupTable<u64, u64> {
-    (0..population.ads())
-        .map(|ad| (population.ad_id(ad), population.campaign_id(population.campaign_of(ad))))
-        .collect()
+    (0..population.ads()).map(|ad| (population.ad_id(ad), population.campaign_id(population.campaign_of(ad)))).collect()
 }
 
-/// Ads with the ids of their campaigns, as texts.
-#[must_use]
-pub fn text_ads(population: &Population) -> LookupTable<UuidText, UuidText> {
-    ads_as_texts(population).collect()
+/// Ads with the ids of their campaigns, as texts. An ad's slot holds its campaign's number, which keeps it within a line,
+/// and the campaign's text stands in a list.
+#[derive(Clone, Debug)]
+pub struct TextAds {
+    numbers: LookupTable<UuidText, u32>,
+    campaigns: Arc<[UuidText]>,
 }
 
-fn ads_as_texts(population: &Population) -> impl Iterator<Item = (UuidText, UuidText)> {
-    (0..population.ads()).map(|ad| {
-        let campaign = population.campaign_id(population.campaign_of(ad));
-        (uuid_text(population.ad_id(ad)), uuid_text(campaign))
-    })
+impl TextAds {
+    /// Knows all ads.
+    #[must_use]
+    pub fn new(population: &Population) -> TextAds {
+        let numbers =
+            (0..population.ads()).map(|ad| (uuid_text(population.ad_id(ad)), population.campaign_of(ad))).collect();
+        let campaigns = (0..population.campaigns).map(|number| uuid_text(population.campaign_id(number))).collect();
+        TextAds { numbers, campaigns }
+    }
+}
+
+/// Joins ads to their campaigns.
+fn join_texts(ads: Stream<impl Chain<Out = UuidText>>, table: TextAds) -> Stream<impl Chain<Out = UuidText>> {
+    let campaigns = table.campaigns;
+    ads.lookup(table.numbers, |ad| *ad, move |_, number| campaigns[*number as usize])
+}
+
+/// What becomes of lines that are no events.
+#[derive(Clone, Debug)]
+pub struct BadLines {
+    /// Without a directory for dead letters.
+    pub on_error: OnError,
+    /// Where they go as dead letters, if they do.
+    pub dead_letters: Option<PathBuf>,
 }
 
 /// The query over binary events.
@@ -67,39 +89,52 @@ pub fn long(
 pub fn uuid(
     flow: &Flow,
     source: impl Source<Batch = Vec<AdEventText>>,
-    ads: LookupTable<UuidText, UuidText>,
+    ads: TextAds,
     watermarks: Watermarks,
     sink: impl Sink<ResultRow<UuidText>>,
 ) {
-    let campaigns = flow
+    let views = flow
         .source(source)
         .named("ads")
         .event_time(|event| Timestamp(event.event_time_ms), watermarks)
         .filter(AdEventText::is_view)
-        .map(|event| event.ad_id)
-        .lookup(ads, |ad| *ad, |_, campaign| *campaign);
-    count(flow, campaigns).sink(sink);
+        .map(|event| event.ad_id);
+    count(flow, join_texts(views, ads)).sink(sink);
 }
 
 /// The query over lines of JSON, parsed in the job.
 pub fn json(
     flow: &Flow,
     source: impl Source<Batch = Lines>,
-    ads: LookupTable<UuidText, UuidText>,
+    ads: TextAds,
     watermarks: Watermarks,
-    on_error: OnError,
+    bad: BadLines,
     sink: impl Sink<ResultRow<UuidText>>,
 ) {
-    let campaigns = flow
-        .source(source)
-        .named("ads")
-        .try_map(parse, on_error)
-        .named("parse")
+    let lines = flow.source(source).named("ads");
+    match bad.dead_letters {
+        None => parsed(flow, lines.try_map(parse, bad.on_error).named("parse"), ads, watermarks, sink),
+        Some(dir) => {
+            let letters = FileSink::lines(dir, |letter: &DeadLetter, line: &mut Vec<u8>| {
+                serde_json::to_writer(line, letter).expect("a letter is plain data, and a vector takes all bytes");
+            });
+            parsed(flow, lines.try_map_or_dead_letter(parse, letters).named("parse"), ads, watermarks, sink);
+        }
+    }
+}
+
+fn parsed(
+    flow: &Flow,
+    events: Stream<impl Chain<Out = AdFields>>,
+    ads: TextAds,
+    watermarks: Watermarks,
+    sink: impl Sink<ResultRow<UuidText>>,
+) {
+    let views = events
         .event_time(|event| Timestamp(event.event_time_ms), watermarks)
         .filter(|event| event.event_type == EventType::View)
-        .map(|event| event.ad_id)
-        .lookup(ads, |ad| *ad, |_, campaign| *campaign);
-    count(flow, campaigns).sink(sink);
+        .map(|event| event.ad_id);
+    count(flow, join_texts(views, ads)).sink(sink);
 }
 
 /// From campaigns to result rows.

@@ -1,6 +1,8 @@
 //! The generator as a job's source: one split a shard, bounded, endless or open loop.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use millstream::road::rows::Batch;
 use millstream::road::source::{Polled, Source, SourceError, Split};
@@ -18,6 +20,7 @@ use super::generate::{Generator, GeneratorConfig};
 pub struct YsbSource<E> {
     config: GeneratorConfig,
     open_loop: bool,
+    shares: Option<Shares>,
     encoding: PhantomData<fn() -> E>,
 }
 
@@ -25,13 +28,20 @@ impl<E> YsbSource<E> {
     /// As fast as it is polled.
     #[must_use]
     pub fn new(config: GeneratorConfig) -> YsbSource<E> {
-        YsbSource { config, open_loop: false, encoding: PhantomData }
+        YsbSource { config, open_loop: false, shares: None, encoding: PhantomData }
+    }
+
+    /// Ends when `shares` are closed, and says there how many events each shard took.
+    #[must_use]
+    pub fn counted(mut self, shares: Shares) -> YsbSource<E> {
+        self.shares = Some(shares);
+        self
     }
 
     /// Each event at its time, which counts from the wall time [`GeneratorConfig::start_ms`].
     #[must_use]
     pub fn open_loop(config: GeneratorConfig) -> YsbSource<E> {
-        YsbSource { config, open_loop: true, encoding: PhantomData }
+        YsbSource { config, open_loop: true, shares: None, encoding: PhantomData }
     }
 }
 
@@ -44,6 +54,8 @@ impl<E: Encoded + Batch> Source for YsbSource<E> {
         Ok(vec![Box::new(YsbSplit {
             generator,
             clock,
+            shares: self.shares.clone(),
+            shard: shard as usize,
             name: format!("events-{shard}-of-{shards}"),
             encoding: PhantomData,
         })])
@@ -55,10 +67,42 @@ impl<E: Encoded + Batch> Source for YsbSource<E> {
     }
 }
 
+/// How many events each shard took of an input that is closed from outside, when its time is over.
+#[derive(Clone, Debug)]
+pub struct Shares(Arc<SharesInner>);
+
+#[derive(Debug)]
+struct SharesInner {
+    closed: AtomicBool,
+    taken: Vec<AtomicU64>,
+}
+
+impl Shares {
+    /// Nothing taken yet.
+    #[must_use]
+    pub fn new(shards: u32) -> Shares {
+        let taken = (0..shards).map(|_| AtomicU64::new(0)).collect();
+        Shares(Arc::new(SharesInner { closed: AtomicBool::new(false), taken }))
+    }
+
+    /// No more events after the batch at hand.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Events taken, by shard.
+    #[must_use]
+    pub fn taken(&self) -> Vec<u64> {
+        self.0.taken.iter().map(|taken| taken.load(Ordering::Relaxed)).collect()
+    }
+}
+
 struct YsbSplit<E> {
     generator: Generator,
     /// Present where events wait for their time.
     clock: Option<Clock>,
+    shares: Option<Shares>,
+    shard: usize,
     name: String,
     encoding: PhantomData<fn() -> E>,
 }
@@ -71,7 +115,8 @@ impl<E: Encoded + Batch> Split for YsbSplit<E> {
     }
 
     fn poll(&mut self, out: &mut E, rows_max: usize) -> Result<Polled, SourceError> {
-        if self.generator.remaining() == 0 {
+        let closed = self.shares.as_ref().is_some_and(|shares| shares.0.closed.load(Ordering::Relaxed));
+        if self.generator.remaining() == 0 || closed {
             return Ok(Polled::End);
         }
         let rows = match &self.clock {
@@ -82,6 +127,9 @@ impl<E: Encoded + Batch> Split for YsbSplit<E> {
             },
         };
         self.generator.fill(out, rows);
+        if let Some(shares) = &self.shares {
+            shares.0.taken[self.shard].store(self.generator.position(), Ordering::Relaxed);
+        }
         Ok(Polled::Rows)
     }
 
@@ -148,6 +196,8 @@ mod tests {
         let mut split = YsbSplit::<Vec<AdEvent>> {
             generator,
             clock: Some(clock.clone()),
+            shares: None,
+            shard: 0,
             name: String::new(),
             encoding: PhantomData,
         };

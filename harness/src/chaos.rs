@@ -1,0 +1,209 @@
+//! Chaos: a child process that runs the benchmark is killed at random moments, started again, and in the end its
+//! committed output must be the oracle's.
+//!
+//! ```text
+//! generate a log ─▶ start child ─▶ wait for a random moment ─▶ SIGKILL ─▶ start again ─▶ … ─▶ let it finish ─▶ recount
+//! ```
+//!
+//! The child reads the log, writes files exactly once and checkpoints into a directory that outlives it: everything a
+//! restart has is on the disk. Nothing in the child knows of this.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use millstream::{Clock, time::Nanos};
+
+use crate::ysb::dataset;
+use crate::ysb::generate::GeneratorConfig;
+use crate::ysb::oracle::Differences;
+use crate::ysb::verify;
+
+/// What to put the job through.
+#[derive(Clone, Debug)]
+pub struct Chaos {
+    /// How many times it is killed.
+    pub kills: u32,
+    /// Decides the moments, and the events.
+    pub seed: u64,
+    /// Shards of the child.
+    pub shards: u32,
+    /// Time between its checkpoints.
+    pub checkpoint_interval: Duration,
+    /// Events a second that the child takes: slow enough that it is still at work at the last kill.
+    pub rate: u64,
+    /// The events of the log.
+    pub events: GeneratorConfig,
+    /// How fast event time moves in the log.
+    pub events_per_ms: u64,
+    /// Fold before the exchange.
+    pub combine: bool,
+    /// Where log, output, checkpoints and the children's messages go; kept when something is wrong.
+    pub dir: PathBuf,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct ChaosOutcome {
+    /// Times the child was killed while it ran.
+    pub kills: u32,
+    /// Times it was started again.
+    pub restarts: u32,
+    /// The comparison with the oracle.
+    pub differences: Differences,
+    /// From the kill to the first row committed after it, ms.
+    pub recovery_ms: Histogram<u64>,
+}
+
+/// How often the parent looks at the child and its output.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// A child that has committed nothing for so long is not coming back.
+const HUNG_AFTER: Duration = Duration::from_secs(60);
+
+/// Runs it; `tell` hears of every kill.
+///
+/// # Errors
+/// One paragraph: what could not be made, or what the child said before it failed.
+pub fn run(chaos: &Chaos, tell: &mut dyn FnMut(&str)) -> Result<ChaosOutcome, String> {
+    let clock = Clock::system();
+    let rooms = Rooms::make(&chaos.dir)?;
+    tell("generating the log");
+    let partitions = chaos.shards.max(2);
+    dataset::generate(rooms.log.clone(), chaos.events, chaos.events_per_ms, partitions, &mut |_| {})?;
+    let mut moments = Moments(chaos.seed);
+    let mut recovery_ms = Histogram::new_with_bounds(1, 600_000, 3).expect("the bounds are constants that fit");
+    let (mut kills, mut restarts) = (0, 0);
+    let mut killed_at: Option<Nanos> = None;
+    loop {
+        let mut child = rooms.start(chaos)?;
+        let started = clock.now();
+        let rows_before = rooms.committed_files()?;
+        // Counted from the first sign of life, so that most kills meet a job at work; one in four from the start, to meet
+        // it while it restores.
+        let moment = moments.next(chaos.checkpoint_interval * 3);
+        let at_start = moments.draw().is_multiple_of(4);
+        let mut alive_at: Option<Nanos> = None;
+        let ended = loop {
+            if let Some(status) = child.try_wait().map_err(|error| format!("the child cannot be waited for: {error}"))? {
+                break Some(status);
+            }
+            let now = clock.now();
+            if alive_at.is_none() && rooms.committed_files()? > rows_before {
+                alive_at = Some(now);
+                if let Some(killed_at) = killed_at.take() {
+                    recovery_ms.saturating_record(now.since(killed_at).as_millis() as u64);
+                }
+            }
+            let since = if at_start { Some(started) } else { alive_at };
+            if kills < chaos.kills && since.is_some_and(|since| now.since(since) >= moment) {
+                break None;
+            }
+            if alive_at.is_none() && now.since(started) >= HUNG_AFTER {
+                stop(&mut child);
+                return Err(format!("the child committed nothing for {HUNG_AFTER:?}; it said:\n{}", rooms.said()));
+            }
+            std::thread::park_timeout(LOOK_EVERY);
+        };
+        match ended {
+            Some(status) if status.success() => break,
+            Some(status) => return Err(format!("the child ended with {status}; it said:\n{}", rooms.said())),
+            None => {
+                killed_at.get_or_insert(clock.now());
+                stop(&mut child);
+                kills += 1;
+                restarts += 1;
+                tell(&format!("kill {kills} of {}", chaos.kills));
+            }
+        }
+    }
+    tell("recounting");
+    let differences = verify::compare(&rooms.log, &rooms.out)?;
+    Ok(ChaosOutcome { kills, restarts, differences, recovery_ms })
+}
+
+/// SIGKILL, and the end of the process.
+fn stop(child: &mut Child) {
+    // It may have ended by itself a moment ago; either way it is gone after the wait.
+    let _: (io::Result<()>, io::Result<ExitStatus>) = (child.kill(), child.wait());
+}
+
+/// The directories of a run.
+struct Rooms {
+    log: PathBuf,
+    out: PathBuf,
+    checkpoints: PathBuf,
+    said: PathBuf,
+}
+
+impl Rooms {
+    fn make(dir: &Path) -> Result<Rooms, String> {
+        let rooms = Rooms {
+            log: dir.join("log"),
+            out: dir.join("out"),
+            checkpoints: dir.join("checkpoints"),
+            said: dir.join("child.log"),
+        };
+        for room in [dir, &rooms.out, &rooms.checkpoints] {
+            fs::create_dir_all(room).map_err(|error| format!("{} cannot be made: {error}", room.display()))?;
+        }
+        Ok(rooms)
+    }
+
+    /// Starts the benchmark as a user would from a shell.
+    fn start(&self, chaos: &Chaos) -> Result<Child, String> {
+        let program = std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?;
+        let said = fs::OpenOptions::new().create(true).append(true).open(&self.said);
+        let said = said.map_err(|error| format!("{} cannot be written: {error}", self.said.display()))?;
+        Command::new(program)
+            .args(["ysb", "--encoding", "json", "--source", "log", "--path"])
+            .arg(&self.log)
+            .args(["--sink", "file", "--out"])
+            .arg(&self.out)
+            .arg("--checkpoint-dir")
+            .arg(&self.checkpoints)
+            .args(["--checkpoint-interval", &format!("{}ms", chaos.checkpoint_interval.as_millis())])
+            .args(["--shards", &chaos.shards.to_string()])
+            .args(["--combine", if chaos.combine { "on" } else { "off" }])
+            .args(["--rate", &chaos.rate.to_string()])
+            .args(["--no-verify", "--json"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(said)
+            .spawn()
+            .map_err(|error| format!("the child cannot be started: {error}"))
+    }
+
+    /// Visible files of the output: it only grows.
+    fn committed_files(&self) -> Result<usize, String> {
+        let entries = fs::read_dir(&self.out).map_err(|error| format!("{} cannot be read: {error}", self.out.display()))?;
+        Ok(entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("part-")).count())
+    }
+
+    /// The end of what the children said.
+    fn said(&self) -> String {
+        let said = fs::read_to_string(&self.said).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+/// Random moments, by the seed.
+struct Moments(u64);
+
+impl Moments {
+    fn draw(&mut self) -> u64 {
+        // SplitMix64 (Steele, Lea, Flood 2014).
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        word ^ (word >> 31)
+    }
+
+    fn next(&mut self, at_most: Duration) -> Duration {
+        Duration::from_nanos(self.draw() % (at_most.as_nanos() as u64).max(1))
+    }
+}

@@ -1,0 +1,168 @@
+//! Where the query's rows go, and how late they are.
+//!
+//! One sink type over all of them, so that the query is compiled once per encoding. A row passes here once per window and
+//! campaign, so the branch costs nothing.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hdrhistogram::Histogram;
+use millstream::road::sink::{Committable, Epoch, SinkFuture};
+use millstream::{Clock, Guarantee, Sink, SinkError, SinkWriter};
+use millstream_connectors::file::{FileSink, FileWriter};
+use millstream_connectors::memory::{MemorySink, MemoryWriter, NullSink, NullWriter};
+
+use super::oracle::CampaignName;
+use super::result::{ResultRow, WINDOW_MS};
+
+/// Appends a row as a line.
+type WriteLine<C> = fn(&ResultRow<C>, &mut Vec<u8>);
+
+/// The query's sink.
+#[derive(Clone)]
+pub struct Output<C> {
+    target: Target<C>,
+    latency: Latency,
+}
+
+#[derive(Clone)]
+enum Target<C> {
+    Memory(MemorySink<ResultRow<C>>),
+    File(PathBuf),
+    Null(NullSink),
+}
+
+/// How long after its window's end each row came, µs, from all shards.
+#[derive(Clone, Debug)]
+pub struct Latency(Arc<Mutex<Histogram<u64>>>);
+
+impl Default for Latency {
+    fn default() -> Latency {
+        Latency(Arc::new(Mutex::new(micros())))
+    }
+}
+
+impl Latency {
+    /// All that was measured.
+    #[must_use]
+    pub fn micros(&self) -> Histogram<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn micros() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are constants that fit")
+}
+
+impl<C: CampaignName> Output<C> {
+    /// Rows stay in memory; the second value sees those that are committed.
+    #[must_use]
+    pub fn memory() -> (Output<C>, MemorySink<ResultRow<C>>) {
+        let sink = MemorySink::new();
+        (Output { target: Target::Memory(sink.clone()), latency: Latency::default() }, sink)
+    }
+
+    /// Rows become lines of files in `dir`.
+    #[must_use]
+    pub fn file(dir: PathBuf) -> Output<C> {
+        Output { target: Target::File(dir), latency: Latency::default() }
+    }
+
+    /// Rows are dropped.
+    #[must_use]
+    pub fn null() -> Output<C> {
+        Output { target: Target::Null(NullSink::new()), latency: Latency::default() }
+    }
+
+    /// The latencies, also while the job runs.
+    #[must_use]
+    pub fn latency(&self) -> Latency {
+        self.latency.clone()
+    }
+}
+
+fn write_line<C: CampaignName>(row: &ResultRow<C>, line: &mut Vec<u8>) {
+    let ResultRow { campaign, window_start_ms, count, updated_ms } = *row;
+    ResultRow { campaign: campaign.show(), window_start_ms, count, updated_ms }.write_line(line);
+}
+
+/// One shard's end of the output.
+pub struct OutputWriter<C> {
+    target: TargetWriter<C>,
+    clock: Clock,
+    latency: Latency,
+    /// Of this shard since the last barrier.
+    measured: Histogram<u64>,
+}
+
+enum TargetWriter<C> {
+    Memory(MemoryWriter<ResultRow<C>>),
+    File(FileWriter<WriteLine<C>>),
+    Null(NullWriter),
+}
+
+impl<C: CampaignName + Send + 'static> Sink<ResultRow<C>> for Output<C> {
+    type Writer = OutputWriter<C>;
+
+    fn open(&self, shard: u32, shards: u32) -> Result<OutputWriter<C>, SinkError> {
+        let target = match &self.target {
+            Target::Memory(sink) => TargetWriter::Memory(sink.open(shard, shards)?),
+            Target::File(dir) => {
+                let write: WriteLine<C> = write_line;
+                TargetWriter::File(FileSink::lines(dir, write).open(shard, shards)?)
+            }
+            Target::Null(sink) => TargetWriter::Null(Sink::<ResultRow<C>>::open(sink, shard, shards)?),
+        };
+        Ok(OutputWriter { target, clock: Clock::system(), latency: self.latency.clone(), measured: micros() })
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    fn describe(&self) -> String {
+        match &self.target {
+            Target::Memory(_) => "memory".into(),
+            Target::File(dir) => format!("file {}", dir.display()),
+            Target::Null(_) => "null".into(),
+        }
+    }
+}
+
+/// Does the same with whichever writer it is.
+macro_rules! each {
+    ($writer:expr, $inner:ident => $work:expr) => {
+        match $writer {
+            TargetWriter::Memory($inner) => $work,
+            TargetWriter::File($inner) => $work,
+            TargetWriter::Null($inner) => $work,
+        }
+    };
+}
+
+impl<C: CampaignName + Send + 'static> SinkWriter<ResultRow<C>> for OutputWriter<C> {
+    fn write(&mut self, row: &ResultRow<C>) -> Result<(), SinkError> {
+        let window_end_us = (row.window_start_ms + WINDOW_MS) * 1000;
+        let late_us = u64::try_from(self.clock.wall_us() - window_end_us).unwrap_or(0);
+        self.measured.saturating_record(late_us.max(1));
+        each!(&mut self.target, writer => writer.write(row))
+    }
+
+    fn ready(&mut self) -> bool {
+        each!(&mut self.target, writer => SinkWriter::<ResultRow<C>>::ready(writer))
+    }
+
+    fn prepare(&mut self, epoch: Epoch) -> SinkFuture<Committable> {
+        self.latency.0.lock().unwrap_or_else(PoisonError::into_inner).add(&self.measured).expect("all are made alike");
+        self.measured.reset();
+        each!(&mut self.target, writer => SinkWriter::<ResultRow<C>>::prepare(writer, epoch))
+    }
+
+    fn commit(&mut self, committable: Committable) -> SinkFuture<()> {
+        each!(&mut self.target, writer => SinkWriter::<ResultRow<C>>::commit(writer, committable))
+    }
+
+    fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()> {
+        each!(&mut self.target, writer => SinkWriter::<ResultRow<C>>::recover(writer, committables))
+    }
+}
