@@ -87,6 +87,8 @@ pub struct CheckpointReport {
     pub completed: u64,
     /// Given up, with the reasons.
     pub failed: Vec<String>,
+    /// Found damaged when the job was to go on from them, so that it went on from one before: each with what is wrong.
+    pub rejected: Vec<String>,
     /// From the order to the durable manifest, µs.
     pub duration_us: Histogram<u64>,
     /// Bytes of snapshot files written.

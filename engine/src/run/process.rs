@@ -94,6 +94,7 @@ fn empty_checkpoint_report() -> CheckpointReport {
     CheckpointReport {
         completed: 0,
         failed: Vec::new(),
+        rejected: Vec::new(),
         duration_us: Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are constants that fit"),
         bytes_total: 0,
         bytes_max: 0,
@@ -184,11 +185,12 @@ impl Lead {
     }
 
     /// The newest manifest that proves sound, if it is of this job.
-    fn newest_manifest(&self) -> Result<Option<Arc<Manifest>>, JobError> {
+    fn newest_manifest(&mut self) -> Result<Option<Arc<Manifest>>, JobError> {
         let Some(store) = &self.store else { return Ok(None) };
         let newest = store.newest().map_err(|error| JobError::Unusable(error.to_string()))?;
         for rejected in &newest.rejected {
             tracing::warn!(path = %rejected.path.display(), why = %rejected.why, "a checkpoint is not believed; trying the one before it");
+            self.checkpoints.rejected.push(format!("{}: {}", rejected.path.display(), rejected.why));
         }
         let Some(manifest) = newest.manifest else {
             return match newest.rejected.first() {

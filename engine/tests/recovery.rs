@@ -1,0 +1,213 @@
+//! After any failure the committed output is what it would have been without it.
+
+mod sales;
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use millstream::{Job, JobReport};
+use millstream_state::Manifest;
+use sales::{Once, Place, Sale, Sales, assert_same, job, oracle};
+
+/// Sales of one run. At the pace below it takes some 150 ms on one shard, and many checkpoints.
+const SALES: u64 = 60_000;
+
+fn paced(shards: u32) -> Sales {
+    Sales { pace: 400 / u64::from(shards), ..Sales::of(SALES) }
+}
+
+fn every_few_ms(job: Job, place: &Place, shards: u32, combine: bool) -> Job {
+    job.shards(shards).combine(combine).checkpoints(place.checkpoints(), Duration::from_millis(7))
+}
+
+fn shapes() -> impl Iterator<Item = (u32, bool)> {
+    [1, 2, 3].into_iter().flat_map(|shards| [true, false].map(|combine| (shards, combine)))
+}
+
+fn assert_exact(place: &Place, report: &JobReport, what: &str) {
+    assert_same(&place.lines(), &oracle(SALES), what);
+    assert_eq!(report.measured.late, 0, "{what}: nothing is late, before a restart or after it");
+}
+
+#[test]
+fn a_panic_restarts_the_job_from_its_last_checkpoint() {
+    for (shards, combine) in shapes() {
+        let what = format!("{shards} shards, combine {combine}");
+        let place = Place::new();
+        let panics = [7_919, 31_013 + u64::from(shards), SALES - 1].map(Once::at);
+        let look = move |sale: &Sale| {
+            if let Some(which) = panics.iter().position(|at| at.is(sale.number)) {
+                panic!("sale {} fell on the floor ({which})", sale.number);
+            }
+        };
+        let report =
+            every_few_ms(job(paced(shards), &place.out(), look, |_| {}), &place, shards, combine).run().unwrap();
+        assert_exact(&place, &report, &what);
+        assert_eq!(report.restarts.len(), 3, "{what}: {:?}", report.restarts);
+        for reason in &report.restarts {
+            let words = ["operator \"look\": panicked: sale ", "fell on the floor", "recovery.rs:"];
+            assert!(words.iter().all(|word| reason.contains(word)), "{what}: {reason}");
+        }
+        assert!(report.restored_epoch > 0, "{what}: the last restart is from a checkpoint");
+    }
+}
+
+#[test]
+fn a_panic_behind_the_windows_is_laid_at_its_operators_door() {
+    for (shards, combine) in shapes() {
+        let what = format!("{shards} shards, combine {combine}");
+        let place = Place::new();
+        let once = Once::at(13);
+        let show = move |line: &str| assert!(!(line.starts_with("13,3000,") && once.is(13)), "thirteen");
+        let report =
+            every_few_ms(job(paced(shards), &place.out(), |_| {}, show), &place, shards, combine).run().unwrap();
+        assert_exact(&place, &report, &what);
+        assert_eq!(report.restarts.len(), 1, "{what}: {:?}", report.restarts);
+        assert!(report.restarts[0].starts_with("operator \"print\": panicked: thirteen at "), "{}", report.restarts[0]);
+    }
+}
+
+#[test]
+fn a_source_that_fails_once_is_read_again_from_its_position() {
+    for (shards, combine) in shapes() {
+        let what = format!("{shards} shards, combine {combine}");
+        let place = Place::new();
+        let source = Sales { trip: Some(Once::at(40_001)), ..paced(shards) };
+        let report = every_few_ms(job(source, &place.out(), |_| {}, |_| {}), &place, shards, combine).run().unwrap();
+        assert_exact(&place, &report, &what);
+        let expected = ["operator \"till\": cannot read sale 40001: the cable was pulled"];
+        assert_eq!(report.restarts, expected, "{what}");
+    }
+}
+
+#[test]
+fn a_stopped_job_goes_on_where_it_stopped() {
+    for (shards, combine) in shapes() {
+        let what = format!("{shards} shards, combine {combine}");
+        let place = Place::new();
+        let source = paced(shards);
+        let again = || every_few_ms(job(source.clone(), &place.out(), |_| {}, |_| {}), &place, shards, combine);
+        let mut last_epoch = 0;
+        for stop in 1..=3 {
+            // Closed before the end, the gate keeps the job in mid-stream however late it is told to stop.
+            source.gate.store(SALES / 4 * stop, Ordering::Relaxed);
+            let running = again().start().unwrap();
+            while running.events_in() < SALES / 32 {
+                std::thread::yield_now();
+            }
+            running.stop();
+            let report = running.wait().unwrap();
+            assert!(report.stopped && report.restarts.is_empty(), "{what}, stop {stop}: {report}");
+            assert_eq!(report.restored_epoch, last_epoch, "{what}, stop {stop}");
+            assert!(place.lines().len() < oracle(SALES).len(), "{what}, stop {stop}: it was stopped in mid-stream");
+            last_epoch = *place.epochs().last().unwrap();
+        }
+        source.gate.store(SALES, Ordering::Relaxed);
+        let report = again().run().unwrap();
+        assert!(!report.stopped);
+        assert_exact(&place, &report, &what);
+    }
+}
+
+#[test]
+fn a_job_that_has_ended_adds_nothing_when_it_is_run_again() {
+    let place = Place::new();
+    let again = || every_few_ms(job(Sales::of(SALES), &place.out(), |_| {}, |_| {}), &place, 2, true);
+    assert_exact(&place, &again().run().unwrap(), "first run");
+    let report = again().run().unwrap();
+    assert_eq!(report.measured.events_in, 0);
+    assert_exact(&place, &report, "second run");
+}
+
+/// Runs the job to its end with every checkpoint kept, on two shards.
+fn run_and_keep_all(place: &Place) -> Vec<u64> {
+    let job = every_few_ms(job(paced(2), &place.out(), |_| {}, |_| {}), place, 2, true);
+    let report = job.configure(|config| config.checkpoints_retained = 1_000).run().unwrap();
+    assert_exact(place, &report, "the first run");
+    assert!(place.epochs().len() > 3, "there should be something to choose from: {:?}", place.epochs());
+    place.epochs()
+}
+
+fn again(place: &Place) -> Job {
+    let job = every_few_ms(job(paced(2), &place.out(), |_| {}, |_| {}), place, 2, true);
+    // The source need not be slow any more, but a plan says what it reads, not how fast.
+    job.configure(|config| config.checkpoints_retained = 1_000)
+}
+
+#[test]
+fn every_checkpoint_can_be_restored() {
+    let place = Place::new();
+    let epochs = run_and_keep_all(&place);
+    let all = place.contents();
+    for (index, epoch) in epochs.iter().enumerate().step_by(epochs.len().div_ceil(6)) {
+        place.put_back(&all);
+        for newer in &epochs[index + 1..] {
+            fs::remove_file(place.manifest(*newer)).unwrap();
+        }
+        place.forget_output_after(*epoch);
+        let report = again(&place).run().unwrap();
+        assert_eq!(report.restored_epoch, *epoch);
+        assert_exact(&place, &report, &format!("restored from epoch {epoch}"));
+    }
+}
+
+/// The file names of a manifest.
+fn files(path: &Path) -> Vec<String> {
+    let manifest = Manifest::from_bytes(&fs::read(path).unwrap()).unwrap();
+    manifest.files().map(|file| file.name.clone()).collect()
+}
+
+#[test]
+fn a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so() {
+    let place = Place::new();
+    let epochs = run_and_keep_all(&place);
+    let all = place.contents();
+    // Of the last epoch nothing is left to snapshot: the damage is done to one in mid-stream.
+    let (before, newest) = (epochs[epochs.len() - 3], epochs[epochs.len() - 2]);
+    let path = place.manifest(newest);
+    let old = files(&place.manifest(before));
+    let own = files(&path).into_iter().find(|name| !old.contains(name)).expect("an epoch with new state");
+    let own = place.checkpoints().join(own);
+    let cut = |path: &Path, bytes: &[u8]| fs::write(path, bytes).unwrap();
+    let flip = |path: &Path, at: usize| {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[at] ^= 0x10;
+        fs::write(path, bytes).unwrap();
+    };
+    let snapshot_bytes = all[&own].len();
+    let manifest = &all[&path];
+    type Damage<'a> = (&'a str, Box<dyn Fn() + 'a>, &'a str);
+    let damages: [Damage; 7] = [
+        ("a deleted manifest", Box::new(|| fs::remove_file(&path).unwrap()), ""),
+        ("a torn manifest", Box::new(|| cut(&path, &manifest[..manifest.len() / 2])), "manifest-"),
+        ("an empty manifest", Box::new(|| cut(&path, b"")), "manifest-"),
+        ("a flipped bit in the manifest", Box::new(|| flip(&path, manifest.len() / 2)), "manifest-"),
+        ("a deleted snapshot", Box::new(|| fs::remove_file(&own).unwrap()), ".snap"),
+        ("a torn snapshot", Box::new(|| cut(&own, &all[&own][..snapshot_bytes / 2])), ".snap"),
+        ("a flipped bit in the snapshot", Box::new(|| flip(&own, snapshot_bytes / 3)), ".snap"),
+    ];
+    for (what, damage, said) in damages {
+        place.put_back(&all);
+        fs::remove_file(place.manifest(*epochs.last().unwrap())).unwrap();
+        place.forget_output_after(before);
+        damage();
+        let report = again(&place).run().unwrap();
+        assert_eq!(report.restored_epoch, before, "{what}");
+        assert_exact(&place, &report, what);
+        let rejected = report.checkpoints.rejected.join("\n");
+        assert!(rejected.contains(said) && rejected.is_empty() == said.is_empty(), "{what}: {rejected:?}");
+    }
+}
+
+#[test]
+fn output_that_is_ahead_of_the_checkpoint_is_never_written_twice() {
+    let place = Place::new();
+    let epochs = run_and_keep_all(&place);
+    fs::remove_file(place.manifest(*epochs.last().unwrap())).unwrap();
+    let before = place.contents();
+    let error = again(&place).run().unwrap_err().to_string();
+    assert!(error.starts_with("sink \"sink-") && error.contains("part-"), "{error}");
+    assert_eq!(place.contents(), before, "a refusal changes nothing");
+}
