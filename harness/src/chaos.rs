@@ -111,7 +111,7 @@ pub fn run(chaos: &Chaos, tell: &mut dyn FnMut(&str)) -> Result<ChaosOutcome, St
             Some(status) if status.success() => break,
             Some(status) => return Err(format!("the child ended with {status}; it said:\n{}", rooms.said())),
             None => {
-                killed_at.get_or_insert(clock.now());
+                killed_at = Some(clock.now());
                 stop(&mut child);
                 kills += 1;
                 restarts += 1;

@@ -3,7 +3,11 @@
 //! Scripts rely on it. With `--json` the last line of stdout is one JSON object; progress and errors go to stderr. The exit
 //! status is 0 for done and verified, 1 for a run that failed or a result that differs, 2 for usage.
 
+mod chaos;
+mod generate;
 mod limit;
+mod verify;
+mod ysb;
 pub mod values;
 
 use std::io::Write as _;
@@ -22,6 +26,8 @@ Durations are human (10s, 200ms, off), counts take k, M and G.
 Exit status: 0 done and verified, 1 failed or different from what is expected, 2 usage.
 
 Examples:
+  harness ysb                            the Yahoo benchmark: 50M events on all cores, verified
+  harness chaos ysb --kills 20           the same, killed twenty times
   harness limit                          the Yahoo query by hand: what this machine can do
   harness limit --shape table --keys 10M a keyed count by hand
   harness limit --help                   all of one verb's options")]
@@ -32,6 +38,14 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Run the Yahoo streaming benchmark on the engine, and verify it
+    Ysb(Box<ysb::YsbArgs>),
+    /// Write input to files
+    Generate(generate::GenerateArgs),
+    /// Recount a log and compare committed output with it
+    Verify(verify::VerifyArgs),
+    /// Kill a job again and again, and see that nothing is lost and nothing is there twice
+    Chaos(chaos::ChaosArgs),
     /// Run a hand-written loop: what the machine can do when nothing but the query is done
     Limit(limit::LimitArgs),
 }
@@ -55,6 +69,10 @@ pub struct UsageError(pub String);
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let verdict = match &cli.verb {
+        Verb::Ysb(args) => ysb::run(args),
+        Verb::Generate(args) => generate::run(args),
+        Verb::Verify(args) => verify::run(args),
+        Verb::Chaos(args) => chaos::run(args),
         Verb::Limit(args) => limit::run(args),
     };
     match verdict {

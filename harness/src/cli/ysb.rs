@@ -1,0 +1,418 @@
+//! `harness ysb`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use hdrhistogram::Histogram;
+use millstream::OnError;
+use serde_json::{Value, json};
+
+use super::values::{DurationOrOff, duration, duration_or_off, on_off, positive_count, small_count};
+use super::{ShardArgs, UsageError, Verdict};
+use crate::limit::{Encoding, LimitOutcome, QueryLimit, run_query};
+use crate::machine::{Machine, Usage, allowed_cores};
+use crate::report::{self, Report, bytes, count, decimals, rate};
+use crate::ysb::generate::{GeneratorConfig, Pace, Population, START_MS};
+use crate::ysb::run::{SinkKind, Told, YsbOutcome, YsbRun, run as run_ysb};
+
+/// Inputs up to this size are verified unless told otherwise: the recount takes about as long as the run.
+const VERIFIED_UP_TO: u64 = 50_000_000;
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+The query: events of seven fields, of which a third are views; views are projected, joined to their ad's campaign and
+counted per campaign and 10 s window of event time; each window's rows go to the sink exactly once.
+
+Examples:
+  harness ysb                                             50M events on all cores, verified
+  harness ysb --campaigns 1M --combine off --limit        a million campaigns, next to the hand-written loop
+  harness ysb --rate 20M --duration 30s                   open loop: how late are results?
+  harness generate ysb --out /tmp/ads --events 10M --partitions 2
+  harness ysb --source log --path /tmp/ads --sink file --out /tmp/counts --checkpoint-dir /tmp/checkpoints
+  harness verify --log /tmp/ads --out /tmp/counts")]
+pub(super) struct YsbArgs {
+    #[command(flatten)]
+    shards: ShardArgs,
+
+    /// Processes that share the shards
+    #[arg(long, value_name = "P", default_value = "1", value_parser = small_count)]
+    processes: u32,
+
+    /// How many campaigns there are
+    #[arg(long, value_name = "C", default_value = "100", value_parser = small_count)]
+    campaigns: u32,
+
+    /// How many ads each campaign has
+    #[arg(long, value_name = "A", default_value = "10", value_parser = small_count)]
+    ads_per_campaign: u32,
+
+    /// How many events to take, over all shards [default: 50M, or what --duration brings, or the whole log]
+    #[arg(long, value_name = "N", value_parser = positive_count, conflicts_with = "duration")]
+    events: Option<u64>,
+
+    /// Take events for so long
+    #[arg(long, value_name = "D", value_parser = duration)]
+    duration: Option<Duration>,
+
+    /// Offer so many events a second, open loop, with wall time for event time [default: as fast as it goes]
+    #[arg(long, value_name = "R", value_parser = positive_count)]
+    rate: Option<u64>,
+
+    /// How fast event time moves without --rate: a window of 10 s is 10,000 times as many events, over all shards
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = positive_count)]
+    events_per_ms: u64,
+
+    /// How events are written [default: long, or json from a log]
+    #[arg(long, value_enum)]
+    encoding: Option<Encoding>,
+
+    /// The original's disorder: each event −49 to +50 ms, one in 100,000 up to 60 s late
+    #[arg(long)]
+    skew: bool,
+
+    /// Where events come from
+    #[arg(long, value_enum, default_value_t = SourceKind::Generator)]
+    source: SourceKind,
+
+    /// With --source log: its directory
+    #[arg(long, value_name = "DIR")]
+    path: Option<PathBuf>,
+
+    /// Where rows go
+    #[arg(long, value_enum, default_value_t = SinkName::Memory)]
+    sink: SinkName,
+
+    /// With --sink file: its directory
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// Time between checkpoints, or off
+    #[arg(long, value_name = "D", default_value = "1s", value_parser = duration_or_off)]
+    checkpoint_interval: DurationOrOff,
+
+    /// Where checkpoints are kept; a run continues from the newest one there [default: a fresh temporary directory]
+    #[arg(long, value_name = "DIR")]
+    checkpoint_dir: Option<PathBuf>,
+
+    /// Fold on the sending shard before the exchange: on or off
+    #[arg(long, default_value = "on", value_parser = on_off, action = clap::ArgAction::Set)]
+    combine: bool,
+
+    /// What happens to malformed JSON
+    #[arg(long, value_enum, default_value_t = Malformed::Fail)]
+    malformed: Malformed,
+
+    /// With --malformed dead-letter: the directory of the dead letters
+    #[arg(long, value_name = "DIR")]
+    dead_letters: Option<PathBuf>,
+
+    /// Recount every window from the input and compare [default: up to 50M events]
+    #[arg(long, overrides_with = "no_verify")]
+    verify: bool,
+
+    /// Do not recount
+    #[arg(long)]
+    no_verify: bool,
+
+    /// Which input of all possible ones
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+
+    /// Also run the hand-written loop of the same shape and print the ratio
+    #[arg(long)]
+    limit: bool,
+
+    /// End with one line of JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum SourceKind {
+    /// Events are made inside the job
+    Generator,
+    /// A log of files, made by `harness generate ysb`
+    Log,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum SinkName {
+    /// Kept in memory
+    Memory,
+    /// Files, exactly once
+    File,
+    /// Counted and dropped
+    Null,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Malformed {
+    /// The job fails, naming partition and offset
+    Fail,
+    /// The line is dropped and counted
+    Skip,
+    /// The line becomes a dead letter
+    DeadLetter,
+}
+
+impl YsbArgs {
+    /// The run that was asked for.
+    fn plan(&self) -> Result<YsbRun, UsageError> {
+        let usage = |text: &str| Err(UsageError(text.to_owned()));
+        if self.processes != 1 {
+            return usage("this build runs all shards in one process: leave --processes out, and use --shards");
+        }
+        let (log, sink) = match (self.source, &self.path, self.sink, &self.out) {
+            (SourceKind::Log, None, ..) => return usage("--source log needs --path DIR, the log's directory"),
+            (SourceKind::Generator, Some(_), ..) => return usage("--path goes with --source log"),
+            (.., SinkName::File, None) => return usage("--sink file needs --out DIR"),
+            (.., SinkName::Memory | SinkName::Null, Some(_)) => return usage("--out goes with --sink file"),
+            (_, path, SinkName::File, Some(out)) => (path.clone(), SinkKind::File(out.clone())),
+            (_, path, SinkName::Memory, _) => (path.clone(), SinkKind::Memory),
+            (_, path, SinkName::Null, _) => (path.clone(), SinkKind::Null),
+        };
+        let encoding = match (self.encoding, &log) {
+            (None | Some(Encoding::Json), Some(_)) => Encoding::Json,
+            (Some(_), Some(_)) => return usage("a log holds JSON: leave --encoding out, or say --encoding json"),
+            (encoding, None) => encoding.unwrap_or(Encoding::Long),
+        };
+        if log.is_some() && (self.events.is_some() || self.duration.is_some() || self.skew) {
+            return usage("a log has its own events and disorder: leave --events, --duration and --skew out");
+        }
+        if (self.malformed == Malformed::DeadLetter) != self.dead_letters.is_some() {
+            return usage("--malformed dead-letter and --dead-letters DIR go together");
+        }
+        let population =
+            Population { campaigns: self.campaigns, ads_per_campaign: self.ads_per_campaign, seed: self.seed };
+        if self.campaigns.checked_mul(self.ads_per_campaign).is_none() {
+            return usage("campaigns × ads per campaign must stay below 4G");
+        }
+        let paced = |duration: Duration| self.rate.map(|rate| (rate as f64 * duration.as_secs_f64()) as u64);
+        let events = match (self.events, self.duration) {
+            (Some(events), _) => Some(events),
+            (None, Some(duration)) => paced(duration),
+            (None, None) => Some(50_000_000),
+        };
+        // With a rate the number of events says when to end.
+        let duration = self.duration.filter(|_| self.rate.is_none());
+        let known_size = if duration.is_some() { None } else { events };
+        let few = known_size.is_none_or(|events| events <= VERIFIED_UP_TO);
+        Ok(YsbRun {
+            events: GeneratorConfig {
+                population,
+                events,
+                start_ms: START_MS,
+                pace: self.rate.map_or(Pace::per_ms(self.events_per_ms), Pace::per_second),
+                skew: self.skew,
+            },
+            duration,
+            open_loop: self.rate.is_some() && log.is_none(),
+            encoding,
+            log_rate: self.rate.filter(|_| log.is_some()),
+            log,
+            sink,
+            shards: self.shards.shards.unwrap_or_else(|| {
+                self.shards.cores.as_ref().map_or_else(|| allowed_cores().len(), |cores| cores.0.len()) as u32
+            }),
+            cores: self.shards.cores.as_ref().map_or(Vec::new(), |cores| cores.0.clone()),
+            checkpoint_interval: self.checkpoint_interval.duration(),
+            checkpoint_dir: self.checkpoint_dir.clone(),
+            combine: self.combine,
+            verify: self.verify || (few && !self.no_verify),
+            on_error: if self.malformed == Malformed::Skip { OnError::Skip } else { OnError::Fail },
+            dead_letters: self.dead_letters.clone(),
+        })
+    }
+}
+
+pub(super) fn run(args: &YsbArgs) -> Result<Verdict> {
+    let plan = args.plan()?;
+    let before = Usage::now();
+    let bar = match plan.events.events {
+        Some(events) if plan.log.is_none() => report::progress("running", events),
+        _ => report::spinner("running"),
+    };
+    let outcome = run_ysb(&plan, &mut |told| match told {
+        Told::Preparing => bar.set_message("preparing"),
+        Told::Events(events) => {
+            bar.set_message("running");
+            bar.set_position(events);
+        }
+        Told::Verifying => bar.set_message("recounting"),
+    })?;
+    let after = Usage::now();
+    let limit = if args.limit { Some(limit_of(&plan, &outcome)?) } else { None };
+    bar.finish_and_clear();
+    let used = Usage { cpu_s: after.cpu_s - before.cpu_s, ..after };
+    readable(args, &plan, &outcome, limit.as_ref()).print();
+    if args.json {
+        report::print_json(&as_json(args, &plan, &outcome, &used, limit.as_ref()));
+    }
+    let same = outcome.differences.as_ref().is_none_or(|differences| differences.is_empty());
+    Ok(if same { Verdict::Good } else { Verdict::Different })
+}
+
+/// The hand-written loop of the run's shape, over the same events.
+pub(super) fn limit_of(plan: &YsbRun, outcome: &YsbOutcome) -> Result<LimitOutcome> {
+    let mut events = plan.events;
+    events.events.get_or_insert(outcome.job.measured.events_in);
+    let mut cores = if plan.cores.is_empty() { allowed_cores() } else { plan.cores.clone() };
+    cores.truncate(plan.shards as usize);
+    if cores.len() < plan.shards as usize {
+        return Err(UsageError("the hand-written loop needs a core for each shard: use fewer --shards".to_owned()).into());
+    }
+    let exchange = plan.shards > 1 && !plan.combine;
+    Ok(run_query(&QueryLimit { exchange, encoding: plan.encoding, events, cores, stages: false })?)
+}
+
+fn quantiles(histogram: &Histogram<u64>, digits: usize, unit_us: f64, tops: &[(&str, f64)]) -> String {
+    let shown = tops.iter().map(|(name, quantile)| {
+        format!("{name} {}", decimals(histogram.value_at_quantile(*quantile) as f64 / unit_us, digits))
+    });
+    let max = format!("max {}", decimals(histogram.max() as f64 / unit_us, digits));
+    shown.chain([max]).collect::<Vec<_>>().join(" · ")
+}
+
+const P50_P99: [(&str, f64); 2] = [("p50", 0.5), ("p99", 0.99)];
+const P50_P999: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
+
+fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&LimitOutcome>) -> Report {
+    let YsbOutcome { job, .. } = outcome;
+    let (measured, checkpoints) = (&job.measured, &job.checkpoints);
+    let mut report = Report::new(format!("Yahoo streaming benchmark on {} shard(s)", plan.shards));
+    let combine = if args.combine { "folded before the exchange" } else { "full exchange" };
+    let population = plan.events.population;
+    report.line(
+        "query",
+        format!(
+            "{} campaigns × {} ads, {:?}{}, {}",
+            count(u64::from(population.campaigns)),
+            population.ads_per_campaign,
+            plan.encoding,
+            if plan.events.skew { " with skew" } else { "" },
+            if plan.shards > 1 { combine } else { "nothing to exchange" }
+        )
+        .replace("Long", "long")
+        .replace("Uuid", "uuid")
+        .replace("Json", "json"),
+    );
+    report.line("throughput", rate(job.events_per_s(), "events"));
+    let each = job.events_per_s() / f64::from(plan.shards);
+    report.line("per shard", format!("{}, {} ns each", rate(each, "events"), decimals(1e9 / each, 2)));
+    report.line("time", format!("{} s for {} events", decimals(job.elapsed.as_secs_f64(), 3), count(measured.events_in)));
+    report.line(
+        "checkpoints",
+        match plan.checkpoint_interval {
+            None if checkpoints.completed == 0 => "off".to_owned(),
+            _ => format!(
+                "{} completed, {} failed · duration {} ms · {} in all, {} the largest",
+                checkpoints.completed,
+                checkpoints.failed.len(),
+                quantiles(&checkpoints.duration_us, 1, 1e3, &P50_P99),
+                bytes(checkpoints.bytes_total),
+                bytes(checkpoints.bytes_max)
+            ),
+        },
+    );
+    report.line("snapshot pause", format!("{} µs", quantiles(&measured.pause_us, 0, 1.0, &P50_P999)));
+    report.line("loop turn", format!("{} µs", quantiles(&measured.turn_us, 0, 1.0, &P50_P999)));
+    report.line(
+        "window latency",
+        match &outcome.latency_us {
+            Some(latency) => format!("{} ms after the window's end", quantiles(latency, 2, 1e3, &P50_P999)),
+            None => "not measured as fast as it goes: offer a --rate".to_owned(),
+        },
+    );
+    report.line("guarantee", job.guarantee.to_string());
+    if measured.late > 0 || measured.skipped > 0 {
+        let (late, skipped) = (count(measured.late), count(measured.skipped));
+        report.line("left out", format!("{late} late contributions, {skipped} malformed lines"));
+    }
+    if job.restored_epoch > 0 {
+        report.line("continued", format!("from the checkpoint of epoch {}", job.restored_epoch));
+    }
+    for why in &job.restarts {
+        report.line("restarted", why.clone());
+    }
+    if job.stopped {
+        report.line("stopped", "before the input's end, with a last checkpoint");
+    }
+    report.line(
+        "result",
+        match &outcome.differences {
+            Some(differences) => differences.to_string(),
+            None => format!("not verified: {} windows, {} views", count(outcome.windows), count(outcome.views)),
+        },
+    );
+    if let Some(limit) = limit {
+        let ratio = job.events_per_s() / limit.events_per_s();
+        report.line("limit", format!("{} by hand · ratio {}", rate(limit.events_per_s(), "events"), decimals(ratio, 3)));
+    }
+    report.line("machine", Machine::probe(&plan.cores).to_string());
+    report
+}
+
+fn as_json(
+    args: &YsbArgs,
+    plan: &YsbRun,
+    outcome: &YsbOutcome,
+    used: &Usage,
+    limit: Option<&LimitOutcome>,
+) -> Value {
+    let YsbOutcome { job, .. } = outcome;
+    let (measured, checkpoints) = (&job.measured, &job.checkpoints);
+    let at = |histogram: &Histogram<u64>, quantile: f64, unit_us: f64| {
+        histogram.value_at_quantile(quantile) as f64 / unit_us
+    };
+    let four = |histogram: &Histogram<u64>, unit_us: f64| {
+        json!({
+            "p50": at(histogram, 0.5, unit_us),
+            "p99": at(histogram, 0.99, unit_us),
+            "p999": at(histogram, 0.999, unit_us),
+            "max": histogram.max() as f64 / unit_us,
+        })
+    };
+    let duration = &checkpoints.duration_us;
+    json!({
+        "job": "ysb",
+        "encoding": plan.encoding,
+        "shards": plan.shards,
+        "processes": args.processes,
+        "campaigns": plan.events.population.campaigns,
+        "combine": plan.combine,
+        "source": if plan.log.is_some() { "log" } else { "generator" },
+        "sink": match plan.sink { SinkKind::Memory => "memory", SinkKind::File(_) => "file", SinkKind::Null => "null" },
+        "events": measured.events_in,
+        "views": outcome.views,
+        "windows": outcome.windows,
+        "seconds": job.elapsed.as_secs_f64(),
+        "events_per_s": job.events_per_s(),
+        "events_per_s_per_shard": job.events_per_s() / f64::from(plan.shards),
+        "verified": outcome.differences.as_ref().map(|differences| differences.is_empty()),
+        "differences": outcome.differences.as_ref().map_or(0, |differences| differences.differences),
+        "checkpoints": {
+            "interval_ms": plan.checkpoint_interval.map(|interval| interval.as_millis() as u64),
+            "completed": checkpoints.completed,
+            "failed": checkpoints.failed.len(),
+            "duration_ms": {
+                "p50": at(duration, 0.5, 1e3),
+                "p99": at(duration, 0.99, 1e3),
+                "max": duration.max() as f64 / 1e3,
+            },
+            "bytes_total": checkpoints.bytes_total,
+            "bytes_max": checkpoints.bytes_max,
+        },
+        "pause_us": four(&measured.pause_us, 1.0),
+        "turn_us": four(&measured.turn_us, 1.0),
+        "latency_ms": outcome.latency_us.as_ref().map(|latency| four(latency, 1e3)),
+        "cpu_s": used.cpu_s,
+        "rss_mb": used.rss_mb,
+        "limit": limit.map(|limit| json!({
+            "events_per_s": limit.events_per_s(),
+            "ratio": job.events_per_s() / limit.events_per_s(),
+        })),
+        "guarantee": job.guarantee,
+    })
+}
