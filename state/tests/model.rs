@@ -261,6 +261,47 @@ fn run<K: Numbered>(steps: &[Step]) {
     world.step(&Step::Restore);
 }
 
+/// A chain far too long has everything written whole; meanwhile pages are handed out, written, given up, handed out again.
+#[test]
+fn a_snapshot_of_everything_is_of_its_barrier() {
+    let fold = |namespace, keys| Step::Fold { namespace, first: 0, keys, stride: 1 };
+    for bytes in [1, 3_000, 50_000] {
+        let drain = Step::Drain { bytes };
+        run::<u64>(&[
+            fold(0, 3_000),
+            fold(10_000, 60_000),
+            Step::Freeze,
+            Step::Confirm,
+            Step::Drop { namespace: 10_000 },
+            Step::Freeze,
+            drain.clone(),
+            fold(0, 10),
+            fold(20_000, 5_000),
+            Step::Drop { namespace: 20_000 },
+            fold(30_000, 2_000),
+            drain.clone(),
+            Step::Drop { namespace: 0 },
+            fold(0, 4_000),
+            Step::Drop { namespace: 30_000 },
+            drain.clone(),
+            Step::Confirm,
+            // Again, with free pages beneath those just given up.
+            fold(10_000, 40_000),
+            Step::Freeze,
+            Step::Confirm,
+            Step::Drop { namespace: 10_000 },
+            Step::Freeze,
+            drain.clone(),
+            fold(20_000, 60_000),
+            drain.clone(),
+            Step::Drop { namespace: 20_000 },
+            drain,
+            Step::Confirm,
+            Step::Restore,
+        ]);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
