@@ -1,0 +1,104 @@
+//! Runs every example as a newcomer would, and reads what it prints.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+fn run(example: &str, argument: Option<&Path>) -> String {
+    let Output { status, stdout, stderr } =
+        Command::new(example).args(argument).output().expect("it was built with us");
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{example}: {status}\n{stdout}{stderr}");
+    stdout.into_owned()
+}
+
+/// The printed line that contains `words`, its columns set apart by one space.
+fn line(printed: &str, words: &str) -> String {
+    let columns = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    printed
+        .lines()
+        .map(columns)
+        .find(|line| line.contains(words))
+        .unwrap_or_else(|| panic!("no \"{words}\" in:\n{printed}"))
+}
+
+const WORDCOUNT: &str = env!("CARGO_BIN_EXE_wordcount");
+const SALES: &str = env!("CARGO_BIN_EXE_sales");
+
+#[test]
+fn wordcount_counts_its_own_text() {
+    let printed = run(WORDCOUNT, None);
+    assert_eq!(line(&printed, " the"), "12 the");
+    assert_eq!(line(&printed, " stream"), "5 stream");
+}
+
+#[test]
+fn wordcount_counts_a_file() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("text");
+    let long = "ö".repeat(40);
+    std::fs::write(&file, format!("one Two two\n\n{long} {long}x three,three three")).expect("the directory is ours");
+    let printed = run(WORDCOUNT, Some(&file));
+    assert_eq!(line(&printed, "three"), "3 three");
+    assert_eq!(line(&printed, "two"), "2 two");
+    assert_eq!(line(&printed, "ö"), format!("2 {}", "ö".repeat(16)), "cut at 32 bytes, between two letters");
+    assert!(line(&printed, "different words").starts_with("4 "));
+}
+
+#[test]
+fn wordcount_names_a_file_that_is_not_there() {
+    let output = Command::new(WORDCOUNT).arg("/nowhere/text").output().expect("it was built with us");
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/text"));
+}
+
+#[test]
+fn ysb_small_counts_every_view() {
+    let printed = run(env!("CARGO_BIN_EXE_ysb_small"), None);
+    let views: u64 = printed
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|columns| columns.len() == 4 && columns[1] == "s")
+        .map(|columns| columns[3].parse::<u64>().expect("a number of views"))
+        .sum();
+    // The generator again, in two lines: it is a function of the event's number.
+    let random = |i: u64| (i ^ (i >> 7)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    assert_eq!(views, (0..3_000_000).filter(|i| (random(*i) >> 16).is_multiple_of(3)).count() as u64);
+}
+
+#[test]
+fn sensors_closes_every_minute_with_all_its_readings() {
+    let printed = run(env!("CARGO_BIN_EXE_sensors"), None);
+    assert_eq!(line(&printed, "2 1 2"), "2 1 2 23.0 21.98 60", "minute 2, floor 1, room 2");
+    assert_eq!(printed.lines().filter(|line| line.ends_with(" 60")).count(), 3 * 4);
+    assert!(printed.contains("0 readings came too late"), "{printed}");
+}
+
+#[test]
+fn sales_survives_its_own_panic_and_a_second_start() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let printed = run(SALES, Some(dir.path()));
+    let why = line(&printed, "restarted, because");
+    assert!(why.contains("operator \"till\"") && why.contains("the till is jammed"), "{why}");
+    assert!(printed.contains("exactly what was sold"), "{printed}");
+    let printed = run(SALES, Some(dir.path()));
+    assert!(!printed.contains("restarted") && printed.contains("exactly what was sold"), "{printed}");
+}
+
+#[test]
+fn sales_survives_a_kill() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut child = Command::new(SALES).arg(dir.path()).stdout(Stdio::null()).spawn().expect("it was built with us");
+    let committed = || dir.path().join("checkpoints").read_dir().is_ok_and(|mut names| names.any(|name| name.is_ok()));
+    while !committed() && child.try_wait().expect("it is our child").is_none() {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "waits for another process, whose files are all there is to see"
+        )]
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().expect("it is our child");
+    child.wait().expect("it is our child");
+    let printed = run(SALES, Some(dir.path()));
+    assert!(printed.contains("exactly what was sold"), "{printed}");
+}
