@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam::utils::CachePadded;
 use hdrhistogram::Histogram;
 
+use crate::time::Nanos;
+
 /// Counters of one shard. Its thread alone writes them, with plain stores; others read them a little late.
 #[derive(Debug, Default)]
 pub struct ShardCounters {
@@ -43,6 +45,8 @@ pub struct ShardReport {
     pub turn_us: Histogram<u64>,
     /// How long the road stood still for a snapshot, per turn that worked on one, µs.
     pub pause_us: Histogram<u64>,
+    /// When the first row was taken in.
+    pub first_event: Option<Nanos>,
     /// Rows that sources took in.
     pub events_in: u64,
     /// Contributions that came too late for their window.
@@ -53,13 +57,14 @@ pub struct ShardReport {
 
 impl ShardReport {
     pub(crate) fn new() -> ShardReport {
-        ShardReport { turn_us: micros(), pause_us: micros(), events_in: 0, late: 0, skipped: 0 }
+        ShardReport { turn_us: micros(), pause_us: micros(), first_event: None, events_in: 0, late: 0, skipped: 0 }
     }
 
     /// Adds what another shard, or another attempt, measured.
     pub fn add(&mut self, other: &ShardReport) {
         self.turn_us.add(&other.turn_us).expect("all are made alike");
         self.pause_us.add(&other.pause_us).expect("all are made alike");
+        self.first_event = [self.first_event, other.first_event].into_iter().flatten().min();
         self.events_in += other.events_in;
         self.late += other.late;
         self.skipped += other.skipped;

@@ -119,7 +119,7 @@ struct Lead {
 
 /// How an attempt ended.
 enum Outcome {
-    Finished { elapsed: Duration },
+    Finished { at: Nanos },
     Failed { why: String, is_final: bool },
     Refused(JobError),
 }
@@ -147,7 +147,8 @@ impl Lead {
             let restored_epoch = restored.as_ref().map_or(Epoch(0), |manifest| manifest.epoch);
             let (outcome, measured) = self.attempt(restored.take());
             match outcome {
-                Outcome::Finished { elapsed } => {
+                Outcome::Finished { at } => {
+                    let elapsed = measured.first_event.map_or(Duration::ZERO, |first| at.since(first));
                     return Ok(JobReport {
                         job: self.name.clone(),
                         shards: self.config.shards,
@@ -324,7 +325,7 @@ impl Lead {
             }
             while let Some(action) = coordinator.poll() {
                 match action {
-                    Action::Finish => return Outcome::Finished { elapsed: self.clock.now().since(began) },
+                    Action::Finish => return Outcome::Finished { at: self.clock.now() },
                     Action::Fail(why) => return Outcome::Failed { why, is_final: false },
                     action => self.carry_out(action, running, &mut coordinator, &mut under_way),
                 }

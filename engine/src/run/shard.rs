@@ -42,8 +42,10 @@ const LOOK_AGAIN: Duration = Duration::from_micros(100);
 const DRAIN_BYTES_PER_TURN: usize = 64 << 10;
 /// A turn longer than this is logged.
 const LONG_TURN: Duration = Duration::from_millis(10);
-/// Without a descriptor to wait on, an idle split is asked again after this.
-const BLIND_POLL: Duration = Duration::from_millis(100);
+/// A neighbour that gives a buffer back rings; a sink whose bytes have reached the disk does not, and is asked again.
+const BLOCKED_POLL: Duration = Duration::from_millis(1);
+/// How often sinks that recover are looked at, beside their own ring.
+const RECOVER_POLL: Duration = Duration::from_millis(100);
 
 /// What the lead orders a shard to do.
 #[derive(Debug)]
@@ -89,6 +91,7 @@ pub(crate) async fn run(start: ShardStart) -> ShardReport {
     let (shard, news) = (start.shard, start.news.clone());
     // The lead has gone only if it was torn down itself; there is nobody left to tell.
     let tell = |message| drop(news.send((shard, message)));
+    let _last_words = LastWords { shard, news: news.clone() };
     let mut shard = match Shard::build(start) {
         Ok(shard) => shard,
         Err(error) => {
@@ -110,6 +113,21 @@ pub(crate) async fn run(start: ShardStart) -> ShardReport {
         tell(News::Failed { why: fault.describe(&shard.plan), is_final: fault.is_final() });
     }
     shard.into_report()
+}
+
+/// Tells the lead of a shard that ends by a panic of our own, which nobody catches: it would wait for its answers for ever.
+struct LastWords {
+    shard: u32,
+    news: Sender<(u32, News)>,
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let why = format!("shard {} panicked in the engine itself; its message is on stderr", self.shard);
+            drop(self.news.send((self.shard, News::Failed { why, is_final: false })));
+        }
+    }
 }
 
 struct Shard {
@@ -211,7 +229,10 @@ impl Shard {
         self.tasks = tasks;
         for (node, slot) in slots {
             while !slot.is_filled() {
-                self.io.sleep(Some(BLIND_POLL)).await;
+                if let Some(panic) = self.io.panicked() {
+                    return Err(JobError::Unusable(format!("sink \"{}\" panicked while it recovered: {panic}", self.plan.uid(node))));
+                }
+                self.io.sleep(Some(RECOVER_POLL)).await;
             }
             slot.take().map_err(|error| JobError::Unusable(format!("sink \"{}\": {error}", self.plan.uid(node))))?;
         }
@@ -256,7 +277,8 @@ impl Shard {
                 self.doorbell.announce();
                 continue;
             }
-            self.io.sleep(self.sleep_at_most()).await;
+            let blocked = (progress == Progress::Blocked).then_some(BLOCKED_POLL);
+            self.io.sleep(self.sleep_at_most().into_iter().chain(blocked).min()).await;
             self.doorbell.retract();
             announced = false;
             idle_since = None;
@@ -394,6 +416,9 @@ impl Shard {
         }
         self.turns += 1;
         let events_in = self.tasks.iter().map(|task| task.rows_in()).sum();
+        if self.report.events_in == 0 && events_in > 0 {
+            self.report.first_event = Some(began);
+        }
         self.report.events_in = events_in;
         self.counters.publish(events_in, self.turns);
     }
@@ -401,9 +426,8 @@ impl Shard {
     /// How long nothing but a ring needs to wake the shard.
     fn sleep_at_most(&self) -> Option<Duration> {
         let now_ms = self.clock.wall_ms();
-        let wake_at = self.tasks.iter().filter_map(|task| task.wake_at_ms()).min()?;
-        let until = u64::try_from(wake_at.saturating_sub(now_ms)).unwrap_or(0);
-        Some(if wake_at == i64::MIN { BLIND_POLL } else { Duration::from_millis(until) })
+        let wake_at = self.tasks.iter().filter_map(|task| task.wake_at_ms(now_ms)).min()?;
+        Some(Duration::from_millis(u64::try_from(wake_at.saturating_sub(now_ms)).unwrap_or(0)))
     }
 
     fn into_report(mut self) -> ShardReport {
@@ -441,11 +465,15 @@ struct CommitVisitor<'a> {
 
 impl StateVisitor for CommitVisitor<'_> {
     fn sink(&mut self, node: NodeId, sink: &mut dyn SinkEnd) {
-        for (of, committable) in &self.committables {
-            if *of == node {
-                self.slots.push(self.io.spawn(sink.commit(committable.clone())));
+        let own = self.committables.iter().filter(|(of, _)| *of == node);
+        let commits: Vec<_> = own.map(|(_, committable)| sink.commit(committable.clone())).collect();
+        // One after the other: those of failed checkpoints come first, and a sink is promised its epochs in order.
+        self.slots.push(self.io.spawn(async move {
+            for commit in commits {
+                commit.await?;
             }
-        }
+            Ok(())
+        }));
     }
 }
 

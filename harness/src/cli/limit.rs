@@ -2,14 +2,18 @@
 
 use anyhow::Result;
 use clap::Args;
+use millstream::OnError;
 use serde_json::json;
 
-use super::values::{positive_count, small_count};
+use super::values::{DurationOrOff, duration_or_off, positive_count, small_count};
 use super::{ShardArgs, UsageError, Verdict};
 use crate::keys::Distribution;
 use crate::limit::{Encoding, LimitOutcome, QueryLimit, STAGES, Shape, TableLimit, run_query, run_table};
+use crate::machine::Machine;
 use crate::report::{self, Report, count, decimals, rate};
 use crate::ysb::generate::{GeneratorConfig, Pace, Population, START_MS};
+use crate::ysb::oracle::Differences;
+use crate::ysb::run::{SinkKind, YsbRun};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -25,6 +29,7 @@ Examples:
   harness limit                                          the query on all cores
   harness limit --shape spsc --campaigns 1M --events 200M
   harness limit --encoding json --shards 1 --stages      where the time goes
+  harness limit --shape spsc --compare                   the engine's ratio to it, in alternating pairs
   harness limit --shape table --keys 50M --distribution zipf:1.2 --json")]
 pub(super) struct LimitArgs {
     /// The loop's form
@@ -74,6 +79,18 @@ pub(super) struct LimitArgs {
     #[arg(long)]
     stages: bool,
 
+    /// Alternate the loop with the engine's run of the same shape and print the ratio
+    #[arg(long)]
+    compare: bool,
+
+    /// With --compare: how many pairs are counted, after one that is not
+    #[arg(long, value_name = "N", default_value = "5", value_parser = small_count)]
+    pairs: u32,
+
+    /// With --compare: the engine's time between checkpoints, or off
+    #[arg(long, value_name = "D", default_value = "1s", value_parser = duration_or_off)]
+    checkpoint_interval: DurationOrOff,
+
     /// End with one line of JSON on stdout
     #[arg(long)]
     json: bool,
@@ -81,6 +98,9 @@ pub(super) struct LimitArgs {
 
 pub(super) fn run(args: &LimitArgs) -> Result<Verdict> {
     let cores = args.shards.one_core_each()?;
+    if args.compare {
+        return compare(args, &cores);
+    }
     let shards = cores.len();
     let progress = report::spinner("running the hand-written loop, then counting again");
     let outcome = match args.shape {
@@ -90,19 +110,7 @@ pub(super) fn run(args: &LimitArgs) -> Result<Verdict> {
             if population.campaigns.checked_mul(population.ads_per_campaign).is_none() {
                 return Err(UsageError("campaigns × ads per campaign must stay below 4G".to_owned()).into());
             }
-            run_query(&QueryLimit {
-                exchange: args.shape == Shape::Spsc,
-                encoding: args.encoding,
-                events: GeneratorConfig {
-                    population,
-                    events: Some(args.events),
-                    start_ms: START_MS,
-                    pace: Pace::per_ms(args.events_per_ms),
-                    skew: false,
-                },
-                cores,
-                stages: args.stages,
-            })?
+            run_query(&args.query(population, cores))?
         }
         Shape::Table => run_table(&TableLimit {
             keys: u64::from(args.keys),
@@ -118,6 +126,105 @@ pub(super) fn run(args: &LimitArgs) -> Result<Verdict> {
         report::print_json(&as_json(args, shards, &outcome));
     }
     Ok(if outcome.differences.is_empty() { Verdict::Good } else { Verdict::Different })
+}
+
+impl LimitArgs {
+    fn query(&self, population: Population, cores: Vec<usize>) -> QueryLimit {
+        QueryLimit {
+            exchange: self.shape == Shape::Spsc,
+            encoding: self.encoding,
+            events: GeneratorConfig {
+                population,
+                events: Some(self.events),
+                start_ms: START_MS,
+                pace: Pace::per_ms(self.events_per_ms),
+                skew: false,
+            },
+            cores,
+            stages: self.stages,
+        }
+    }
+}
+
+/// The engine and the loop in turn, over the same events, a new input for each pair.
+fn compare(args: &LimitArgs, cores: &[usize]) -> Result<Verdict> {
+    if args.shape == Shape::Table {
+        return Err(UsageError("--compare runs the Yahoo query: use --shape fused or spsc".to_owned()).into());
+    }
+    let exchange = args.shape == Shape::Spsc;
+    let bar = report::progress("pairs", u64::from(args.pairs) + 1);
+    let mut pairs: Vec<(f64, f64)> = Vec::new();
+    let mut verified = true;
+    for pair in 0..=u64::from(args.pairs) {
+        let seed = args.seed + pair;
+        let population = Population { campaigns: args.campaigns, ads_per_campaign: args.ads_per_campaign, seed };
+        let query = args.query(population, cores.to_vec());
+        let engine = crate::ysb::run::run(&engine_run(args, &query), &mut |_| {})?;
+        let limit = run_query(&query)?;
+        verified &= engine.differences.as_ref().is_some_and(Differences::is_empty) && limit.differences.is_empty();
+        if pair > 0 {
+            pairs.push((engine.job.events_per_s(), limit.events_per_s()));
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let spread = |figure: fn(&(f64, f64)) -> f64| {
+        let mut figures: Vec<f64> = pairs.iter().map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        (figures[figures.len() / 2], figures[0], figures[figures.len() - 1])
+    };
+    let (engine, limit, ratio) = (spread(|pair| pair.0), spread(|pair| pair.1), spread(|pair| pair.0 / pair.1));
+    let mut report = Report::new(format!("engine against limit {}: {} pairs", shape_name(args.shape), pairs.len()));
+    let campaigns = count(u64::from(args.campaigns));
+    let encoding = format!("{:?}", args.encoding).to_lowercase();
+    let how = if exchange { "full exchange" } else { "folded before the exchange" };
+    report.line("query", format!("{campaigns} campaigns, {encoding}, {} shard(s), {how}", cores.len()));
+    for (name, (median, min, max)) in [("engine", engine), ("limit", limit)] {
+        report.line(name, format!("{} (min {}, max {})", rate(median, "events"), rate(min, "events"), rate(max, "events")));
+    }
+    let (median, min, max) = ratio;
+    report.line("ratio", format!("median {} · min {} · max {}", decimals(median, 3), decimals(min, 3), decimals(max, 3)));
+    report.line("result", if verified { "every run verified" } else { "a run's counts were wrong" });
+    report.line("machine", Machine::probe(cores).to_string());
+    report.print();
+    if args.json {
+        let three = |(median, min, max): (f64, f64, f64)| json!({ "median": median, "min": min, "max": max });
+        report::print_json(&json!({
+            "job": "limit",
+            "shape": args.shape,
+            "encoding": args.encoding,
+            "campaigns": args.campaigns,
+            "shards": cores.len(),
+            "pairs": pairs.len(),
+            "engine_events_per_s": three(engine),
+            "events_per_s": limit.0,
+            "limit_events_per_s": three(limit),
+            "ratio": three(ratio),
+            "verified": verified,
+        }));
+    }
+    Ok(if verified { Verdict::Good } else { Verdict::Different })
+}
+
+/// The engine's run over a loop's events.
+fn engine_run(args: &LimitArgs, query: &QueryLimit) -> YsbRun {
+    YsbRun {
+        events: query.events,
+        duration: None,
+        open_loop: false,
+        encoding: query.encoding,
+        log: None,
+        log_rate: None,
+        sink: SinkKind::Memory,
+        shards: query.cores.len() as u32,
+        cores: query.cores.clone(),
+        checkpoint_interval: args.checkpoint_interval.duration(),
+        checkpoint_dir: None,
+        combine: !query.exchange,
+        verify: true,
+        on_error: OnError::Fail,
+        dead_letters: None,
+    }
 }
 
 fn readable(args: &LimitArgs, shards: usize, outcome: &LimitOutcome) -> Report {
