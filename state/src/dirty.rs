@@ -6,13 +6,14 @@
 
 use crate::chain::{Chain, SnapshotNumber};
 use crate::freeze::Open;
-use crate::page::Geometry;
+use crate::page::{Geometry, Pack};
 use crate::segment::{Descriptor, Kind, Segment};
 use crate::snapshot::{Header, Writer};
 
-/// The pages of one table, of all its namespaces; knows sizes, but no types.
+/// The pages of one table, of all its namespaces; knows sizes, but no types (how to pack a page aside).
 pub(crate) struct Pages {
     pub(crate) geometry: Geometry,
+    pub(crate) pack: Pack,
     pub(crate) segment: Segment,
     /// Pages ever handed out: they are numbered below this.
     pub(crate) handed_out: u32,
@@ -39,9 +40,10 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    pub(crate) fn new(geometry: Geometry, segment: Segment, header: Header) -> Pages {
+    pub(crate) fn new(geometry: Geometry, pack: Pack, segment: Segment, header: Header) -> Pages {
         Pages {
             geometry,
+            pack,
             segment,
             handed_out: 0,
             in_use: 0,

@@ -167,7 +167,8 @@ impl Pages {
 
     fn emit_whole(&mut self, open: &mut Open, page: u32) {
         let base = self.segment.base.get(page);
-        self.writer.whole(&self.geometry, page, &self.segment.descriptors.get(page), self.segment.page(page));
+        let descriptor = self.segment.descriptors.get(page);
+        self.writer.whole(&self.geometry, self.pack, page, &descriptor, self.segment.page(page));
         if base != open.number {
             self.chain.leave(base);
             self.chain.lean(open.number);
@@ -180,7 +181,7 @@ impl Pages {
     fn begin(&mut self, open: &Open) {
         if !self.writer.has_begun() {
             self.header.epoch = open.epoch;
-            self.writer.begin(&self.header);
+            self.writer.begin(&self.header, self.in_use as usize * PAGE_BYTES);
         }
     }
 

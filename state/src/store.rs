@@ -14,6 +14,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Epoch;
 use crate::manifest::{Manifest, ManifestError};
@@ -144,7 +145,10 @@ impl Store {
             move |source| StoreError::Directory { directory, what, source }
         };
         fs::create_dir_all(&directory).map_err(error("created"))?;
-        let probe = directory.join(MANIFEST_NEXT);
+        // A name of its own: every shard opens the store, perhaps while another one publishes.
+        static PROBES: AtomicU64 = AtomicU64::new(0);
+        let nth = PROBES.fetch_add(1, Ordering::Relaxed);
+        let probe = directory.join(format!("probe-{}-{nth}", std::process::id()));
         File::create(&probe).and_then(|mut file| file.write_all(b"probe")).map_err(error("written to"))?;
         fs::remove_file(&probe).map_err(error("written to"))?;
         Ok(Store { directory: directory.into(), fault: None })

@@ -19,8 +19,8 @@ use crate::directory::Space;
 use crate::dirty::Pages;
 use crate::fixed::{bytes_of, type_text};
 use crate::freeze::{Drained, SnapshotSize};
-use crate::hash::{prefix, prefix_of_depth};
-use crate::page::{Geometry, empty_slots, has_empty_slot, is_zero, key_in, slots_with, value_in};
+use crate::hash::prefix;
+use crate::page::{Geometry, empty_slots, has_empty_slot, is_zero, key_in, pack, slots_with, value_in};
 use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES, Segment, physical_memory_bytes};
 use crate::snapshot::{Chunk, FileRef, Header};
 use crate::{Fixed, Key};
@@ -161,7 +161,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
             key_bytes: size_of::<K>(),
             value_bytes: size_of::<V>(),
         };
-        let pages = Pages::new(const { Self::GEOMETRY }, segment, header);
+        let pages = Pages::new(const { Self::GEOMETRY }, pack::<K, V>, segment, header);
         Ok(Table { pages, spaces: Vec::new(), config, _entries: PhantomData })
     }
 
@@ -778,9 +778,4 @@ fn prefetch_line(line: *mut u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
-}
-
-/// The prefix under which a key's page must be.
-pub(crate) fn belongs<K: Key>(key: &K, descriptor: &Descriptor) -> bool {
-    prefix_of_depth(key.hash64(), descriptor.depth) == descriptor.prefix
 }
