@@ -43,7 +43,7 @@ pub use buffer::{BUFFER_BYTES, Buffer, PAYLOAD_BYTES_MAX};
 pub use doorbell::Doorbell;
 pub use frame::{Control, Header};
 pub use lane::{LaneConfig, Receiver, Sender, lane};
-pub use stage::{Solid, Stage, Streaming};
+pub use stage::{Solid, Stage, Streaming, spread_over_two};
 
 /// Bytes of one cache line, the unit in which memory moves between cores.
 pub const LINE_BYTES: usize = 64;

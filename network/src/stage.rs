@@ -215,6 +215,39 @@ impl Stage {
     }
 }
 
+/// Spreads rows over two stages, where `row` says which: false the first, true the second.
+///
+/// Every row is written to both and only the right one moves on, so that nothing depends on which it was: no branch to
+/// mispredict, and both lengths stay in registers, where [`push`](Stage::push) makes a row wait for the length that the
+/// last one stored. Measured 0.82 ns a row against 1.3 to 1.5 with two stages; with four it loses.
+///
+/// # Panics
+/// When one of them has no room for all `rows`.
+#[inline(always)]
+pub fn spread_over_two<R: Solid>(
+    first: &mut Stage,
+    second: &mut Stage,
+    rows: usize,
+    mut row: impl FnMut(usize) -> (bool, R),
+) {
+    let bytes = rows * size_of::<R>();
+    assert!(bytes <= first.room() && bytes <= second.room(), "flush before a group that may not fit");
+    let (first_at, second_at) = (first.lines.as_mut_ptr().cast::<u8>(), second.lines.as_mut_ptr().cast::<u8>());
+    let (mut first_len, mut second_len) = (first.len, second.len);
+    for index in 0..rows {
+        let (is_second, row) = row(index);
+        // SAFETY: neither length grows by more than `bytes`, for which there is room; a row that is not kept is
+        // overwritten or lies behind the length, within `lines`.
+        unsafe {
+            first_at.add(first_len).cast::<R>().write_unaligned(row);
+            second_at.add(second_len).cast::<R>().write_unaligned(row);
+        }
+        first_len += size_of::<R>() * usize::from(!is_second);
+        second_len += size_of::<R>() * usize::from(is_second);
+    }
+    (first.len, second.len) = (first_len, second_len);
+}
+
 impl std::fmt::Debug for Stage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Stage({} of {} bytes, {:?})", self.len, self.bytes_max, self.how)

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use millstream_network::frame::Route;
-use millstream_network::{Buffer, Doorbell, LaneConfig, PAYLOAD_BYTES_MAX, Sender, Solid, Stage, Streaming, lane};
+use millstream_network::{
+    Buffer, Doorbell, LaneConfig, PAYLOAD_BYTES_MAX, Sender, Solid, Stage, Streaming, lane, spread_over_two,
+};
 use proptest::prelude::*;
 
 fn sender(buffers: usize) -> Sender {
@@ -147,4 +149,29 @@ fn a_row_too_many_is_refused() {
     for row in 0..3_u64 {
         stage.push(row);
     }
+}
+
+proptest! {
+    #[test]
+    fn spreading_over_two_is_pushing_to_one_or_the_other(which in prop::collection::vec(any::<bool>(), 0..300)) {
+        let (mut first, mut second) = (Stage::new(4800, Streaming::Plain), Stage::new(4800, Streaming::Plain));
+        let (mut first_twin, mut second_twin) = (Vec::new(), Vec::new());
+        spread_over_two(&mut first, &mut second, which.len(), |index| (which[index], [index as u8; 16]));
+        for (index, is_second) in which.iter().enumerate() {
+            let twin = if *is_second { &mut second_twin } else { &mut first_twin };
+            twin.extend_from_slice(&[index as u8; 16]);
+        }
+        for (stage, twin) in [(&mut first, first_twin), (&mut second, second_twin)] {
+            let mut spread = Vec::new();
+            stage.drain_to(&mut spread);
+            prop_assert_eq!(spread, twin);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "may not fit")]
+fn a_group_that_may_not_fit_is_refused() {
+    let (mut first, mut second) = (Stage::new(64, Streaming::Plain), Stage::new(64, Streaming::Plain));
+    spread_over_two(&mut first, &mut second, 9, |_| (false, 0_u64));
 }
