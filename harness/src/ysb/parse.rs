@@ -66,7 +66,7 @@ pub fn parse(line: &[u8]) -> Result<AdFields, ParseError> {
 
 /// The fixed part of the layout, with a question mark for each byte of an id, and as much of what follows as fills the
 /// last [`LANES`].
-const HEAD: [u8; 160] = {
+static HEAD: [u8; 160] = {
     const PARTS: [&str; 8] = [
         r#"{"user_id":""#,
         "????????????????????????????????????",
@@ -96,10 +96,10 @@ const HEAD: [u8; 160] = {
 const HEAD_BYTES: usize = 157;
 
 /// All bits where a byte is fixed, none where it is an id's or not looked at.
-const FIXED: [u8; 160] = masks(b'?', b'~', 0xff);
+static FIXED: [u8; 160] = masks(b'?', b'~', 0xff);
 
 /// All bits where a byte is an id's.
-const OF_ID: [u8; 160] = {
+static OF_ID: [u8; 160] = {
     let not_of_id = masks(b'?', b'?', 0xff);
     let mut of_id = [0; 160];
     let mut at = 0;
