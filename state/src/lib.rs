@@ -9,7 +9,7 @@
 //! Hashing bucket, dirty tracking, copy-on-write, snapshot I/O, checksum and restore all speak of one thing, the page of
 //! 4 KiB, so that there is one mechanism instead of seven. Invariant: this crate knows no network and no clock.
 //!
-//! The rooms, in the order an entry meets them: `fixed`, `key`, `text` and [`hash`] say what can be kept; `table`,
+//! The rooms, in the order an entry meets them: `fixed`, `key`, `text` and [`hash`] say what can be kept; `fold`, `table`,
 //! `directory`, `page` and `segment` keep it; `dirty`, `freeze`, `snapshot` and `chain` write it down; `file`,
 //! `store` and `manifest` make it a checkpoint; `restore` brings it back.
 
@@ -20,6 +20,7 @@ mod directory;
 mod dirty;
 mod file;
 mod fixed;
+mod fold;
 mod freeze;
 pub mod hash;
 mod key;

@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::chain::{Chain, SnapshotNumber};
+use crate::directory::Space;
 use crate::fixed::is_valid;
 use crate::hash::prefix_of_depth;
 use crate::page::{Geometry, is_zero, unpack};
@@ -325,6 +326,44 @@ impl<K: Key, V: Fixed> Table<K, V> {
         }
         if count != descriptor.count as usize {
             return Err(format!("has {count} entries and should have {}", descriptor.count));
+        }
+        Ok(())
+    }
+
+    /// Rebuilds the namespaces from the pages' descriptors; `Err` says what contradicts what.
+    fn adopt(&mut self, handed_out: u32, chain: Chain) -> Result<(), String> {
+        self.pages.adopt(handed_out, chain);
+        let mut pages: Vec<(u32, Descriptor)> = (0..handed_out)
+            .map(|page| (page, self.pages.segment.descriptors.get(page)))
+            .filter(|(_, descriptor)| descriptor.kind != Kind::Free)
+            .collect();
+        // Pages that share a prefix follow each other, the full ones first: that is the order in which they are searched.
+        pages.sort_by_key(|&(page, d)| (d.namespace, d.kind, d.prefix, d.depth, std::cmp::Reverse(d.count), page));
+        for space_pages in pages.chunk_by(|(_, one), (_, other)| one.namespace == other.namespace) {
+            let mut space = Space::new(space_pages[0].1.namespace);
+            let mut firsts: Vec<(u32, Descriptor)> = Vec::new();
+            let mut last = (NO_PAGE, Descriptor::default());
+            for &(page, descriptor) in space_pages {
+                space.pages.push(page);
+                space.len += descriptor.count as usize;
+                if descriptor.kind == Kind::Zero {
+                    if space.zero != NO_PAGE || descriptor.count != 1 {
+                        return Err(format!("page {page} is a second page, or an empty one, of the zero key"));
+                    }
+                    space.zero = page;
+                } else if (last.1.prefix, last.1.depth) == (descriptor.prefix, descriptor.depth) && last.0 != NO_PAGE {
+                    if last.1.count as usize != const { Self::GEOMETRY }.capacity {
+                        return Err(format!("page {page} follows page {}, which is not full", last.0));
+                    }
+                    self.pages.segment.descriptors.set(last.0, Descriptor { next: page, ..last.1 });
+                    last = (page, descriptor);
+                } else {
+                    firsts.push((page, descriptor));
+                    last = (page, descriptor);
+                }
+            }
+            space.rebuild(&firsts)?;
+            self.spaces.push(space);
         }
         Ok(())
     }
