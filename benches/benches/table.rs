@@ -39,7 +39,7 @@ struct Flat {
 }
 
 impl Flat {
-    /// Half full at `keys` rounded up to a power of two: what a table that doubles is on average filled to, and better.
+    /// As full as a table is that doubles at three quarters: 0.48 at 1 M keys, 0.60 at 10 M.
     fn new(keys: usize) -> Flat {
         let slots = (keys * 4 / 3).next_power_of_two();
         let mapping = memmap2::MmapOptions::new().len(slots * 16).map_anon().expect("memory for the twin");
@@ -155,7 +155,11 @@ fn fold_text(criterion: &mut Criterion) {
                 text.as_str().try_into().expect("36 characters")
             })
             .collect();
-        let mut table = Table::new(Default::default()).expect("address space for one table");
+        let mut table: Table<Text<36>, u64> = Table::new(Default::default()).expect("address space for one table");
+        for batch in texts.chunks(BATCH) {
+            let folded = table.fold(Namespace(0), batch.len(), |row| &batch[row], || 0, |count, _row| *count += 1);
+            folded.expect("the machine has the memory");
+        }
         let mut keys = Keys { state: 88_172_645_463_325_252, below: below as u64 };
         let (mut numbers, mut batch) = (vec![0; BATCH], vec![Text::<36>::EMPTY; BATCH]);
         let mut next = |batch: &mut [Text<36>]| {
@@ -174,7 +178,7 @@ fn fold_text(criterion: &mut Criterion) {
             bencher.iter(|| {
                 next(&mut batch);
                 table
-                    .fold(Namespace(0), BATCH, |row| batch[row], || 0u64, |count, _row| *count += 1)
+                    .fold(Namespace(0), BATCH, |row| &batch[row], || 0, |count, _row| *count += 1)
                     .expect("the machine has the memory");
             });
         });
