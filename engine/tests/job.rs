@@ -68,3 +68,36 @@ fn every_shape_gives_the_plain_answer() {
         }
     }
 }
+
+/// Snapshots of several chunks, written while the road goes on: 200,000 open keys at 20 ms checkpoints.
+#[test]
+fn a_large_state_is_checkpointed_under_load() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows: Vec<Sale> = (0..1_500_000u64)
+        .map(|i| Sale { shop: i.wrapping_mul(0x9E37_79B9_7F4A_7C15) % 200_000, at_ms: (i / 1500) as i64, cents: 1 })
+        .collect();
+    let expected = oracle(&rows);
+    let sink = MemorySink::new();
+    let out = sink.clone();
+    let report = Job::new("large", move |flow| {
+        flow.source(Items::of(rows.clone()))
+            .event_time(|sale| Timestamp(sale.at_ms), Watermarks::monotonic())
+            .key_by(|sale| sale.shop)
+            .window(Tumbling::of(Duration::from_secs(1)))
+            .aggregate((Count, Sum::of(|sale: &Sale| sale.cents), Max::of(|sale: &Sale| sale.cents)))
+            .map(|row: &Windowed<u64, (u64, i64, i64)>| {
+                (row.key, row.window.start.0, row.value.0, row.value.1, row.value.2)
+            })
+            .sink(sink.clone());
+    })
+    .shards(2)
+    .combine(false)
+    .checkpoints(dir.path(), Duration::from_millis(20))
+    .run()
+    .unwrap();
+    assert!(report.restarts.is_empty(), "{:?}", report.restarts);
+    assert!(report.checkpoints.bytes_max > 2 << 20, "several chunks: {}", report.checkpoints.bytes_max);
+    let mut rows = out.rows();
+    rows.sort_unstable();
+    assert!(rows == expected);
+}

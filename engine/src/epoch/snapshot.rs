@@ -258,7 +258,9 @@ async fn write_file(store: Rc<Store>, stem: String, queue: Rc<ChunkQueue>) -> Re
     let Some(mut chunk) = queue.next().await else { return Ok(None) };
     let mut file = SnapshotFile::create(&store, &stem).await?;
     loop {
-        queue.written.borrow_mut().push(file.write(chunk).await?);
+        // In two steps: a borrow taken before the await would be held across it, while the loop goes on.
+        let written = file.write(chunk).await?;
+        queue.written.borrow_mut().push(written);
         match queue.next().await {
             Some(next) => chunk = next,
             None => return Ok(Some(file.finish().await?)),

@@ -69,6 +69,14 @@ impl Fault {
     }
 }
 
+fn after(restarts: u32) -> String {
+    match restarts {
+        0 => String::new(),
+        1 => " after 1 restart".to_owned(),
+        more => format!(" after {more} restarts"),
+    }
+}
+
 /// Why a job did not start or did not finish, sorted by who can act.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
@@ -82,7 +90,7 @@ pub enum JobError {
     #[error("{0}")]
     Mismatch(String),
     /// The job ran and failed for good; the last checkpoint is intact.
-    #[error("the job failed after {restarts} restarts: {cause}")]
+    #[error("the job failed{}: {cause}", after(*.restarts))]
     Failed {
         /// What stopped it, with the operator's name.
         cause: String,

@@ -23,6 +23,7 @@ use values::{CoreList, core_list, small_count};
 #[command(name = "harness", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "\
 Durations are human (10s, 200ms, off), counts take k, M and G.
+RUST_LOG=info shows what the engine says beside its warnings.
 Exit status: 0 done and verified, 1 failed or different from what is expected, 2 usage.
 
 Examples:
@@ -68,6 +69,12 @@ pub struct UsageError(pub String);
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
     let verdict = match &cli.verb {
         Verb::Ysb(args) => ysb::run(args),
         Verb::Generate(args) => generate::run(args),
