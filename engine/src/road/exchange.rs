@@ -11,7 +11,7 @@
 
 use std::marker::PhantomData;
 
-use millstream_network::{Buffer, Control, PAYLOAD_BYTES_MAX, Sender, Solid, Stage as LineStage, Streaming};
+use millstream_network::{Buffer, Control, PAYLOAD_BYTES_MAX, Sender, Solid, Stage as LineStage, Streaming, spread_over_two};
 use millstream_state::{Fixed, Key};
 
 use super::chain::Signal;
@@ -69,6 +69,8 @@ pub(crate) struct ToShards<K, V> {
     outlets: Vec<Outlet>,
     /// The newest watermark met; it leaves with the next flush.
     watermark: Timestamp,
+    /// No watermark is to be expected; this too leaves with the next flush, and a watermark takes it back.
+    idle: bool,
     group_rows: usize,
     row: PhantomData<fn() -> (K, V)>,
 }
@@ -82,6 +84,7 @@ struct Outlet {
     spill: Vec<u8>,
     row_bytes: usize,
     sent_watermark: Timestamp,
+    sent_idle: bool,
 }
 
 impl<K: Key, V: Fixed> ToShards<K, V> {
@@ -102,15 +105,15 @@ impl<K: Key, V: Fixed> ToShards<K, V> {
                 let how = if to == shard as usize { Streaming::Plain } else { Streaming::NonTemporal };
                 let stage = LineStage::new(stage_bytes, how);
                 let row_bytes = Self::ROW_BYTES;
-                Outlet { stage, open: None, lane, spill: Vec::new(), row_bytes, sent_watermark: Timestamp::MIN }
+                Outlet { stage, open: None, lane, spill: Vec::new(), row_bytes, sent_watermark: Timestamp::MIN, sent_idle: false }
             })
             .collect();
-        ToShards { assignment, outlets, watermark: Timestamp::MIN, group_rows, row: PhantomData }
+        ToShards { assignment, outlets, watermark: Timestamp::MIN, idle: false, group_rows, row: PhantomData }
     }
 
     fn flush(&mut self) {
         for outlet in &mut self.outlets {
-            outlet.flush(self.watermark);
+            outlet.flush(self.watermark, self.idle);
         }
     }
 }
@@ -179,18 +182,19 @@ impl Outlet {
         }
     }
 
-    /// Sends everything that is here, with the watermark behind it. Without a buffer it stays for the next time.
-    fn flush(&mut self, watermark: Timestamp) {
-        if let Some(buffer) = self.collect(watermark) {
+    /// Sends everything that is here, with the marks behind it. Without a buffer it stays for the next time.
+    fn flush(&mut self, watermark: Timestamp, idle: bool) {
+        if let Some(buffer) = self.collect(watermark, idle) {
             self.send(buffer);
         }
     }
 
-    /// The buffer that holds the last of what is here and the watermark behind it; `None` if there is nothing to say or
-    /// no buffer to say it in.
-    fn collect(&mut self, watermark: Timestamp) -> Option<Buffer> {
+    /// The buffer that holds the last of what is here and the marks behind it; `None` if there is nothing to say or no
+    /// buffer to say it in.
+    fn collect(&mut self, watermark: Timestamp, idle: bool) -> Option<Buffer> {
         let held = self.open.as_ref().is_some_and(|buffer| !buffer.is_empty());
-        if !held && self.stage.is_empty() && self.spill.is_empty() && watermark <= self.sent_watermark {
+        let marks = watermark > self.sent_watermark || (idle && !self.sent_idle);
+        if !held && self.stage.is_empty() && self.spill.is_empty() && !marks {
             return None;
         }
         self.unspill();
@@ -210,17 +214,24 @@ impl Outlet {
             if watermark > self.sent_watermark {
                 buffer.header_mut().put(Control::Watermark(watermark.0));
                 self.sent_watermark = watermark;
+                self.sent_idle = false;
+            }
+            if idle && !self.sent_idle {
+                buffer.header_mut().put(Control::Idle);
+                self.sent_idle = true;
             }
             return Some(buffer);
         }
     }
 
-    /// As `flush`, for a mark that must leave: it is only asked for when [`ready`](Outlet::ready) said so.
-    fn mark(&mut self, watermark: Timestamp, controls: &[Control]) {
+    /// As `flush`, for a barrier, which must leave behind everything else: it comes only when [`ready`](Outlet::ready)
+    /// said so after a flush.
+    fn mark(&mut self, watermark: Timestamp, idle: bool, controls: &[Control]) {
+        assert!(self.spill.is_empty(), "a barrier never overtakes spilled rows");
         let mut buffer = self
-            .collect(watermark)
+            .collect(watermark, idle)
             .or_else(|| self.open())
-            .expect("a mark is put only when the outlet is ready, and then a buffer is at hand");
+            .expect("a barrier comes only when the outlet is ready, and then a buffer is at hand");
         for control in controls {
             buffer.header_mut().put(*control);
         }
@@ -236,14 +247,21 @@ impl<K: Key, V: Fixed> KeyedOut<K, V> for ToShards<K, V> {
         while from < count {
             let to = (from + self.group_rows).min(count);
             let assignment = &self.assignment;
-            let outlets = &mut self.outlets[..];
-            for index in from..to {
+            let row = |index: usize| {
                 let key = batch.key(index);
-                let shard = assignment.shard_of(key.hash64());
-                let row = Row { at: batch.at(index).0, key, value: batch.value(index) };
-                // SAFETY: a stage has room for a whole group beyond what is left in it after a flush, which is under
-                // `FLUSH_BYTES`. The shard is below the number of outlets, for which the assignment was made.
-                unsafe { outlets.get_unchecked_mut(shard).stage.push_unchecked(row) };
+                (assignment.shard_of(key.hash64()), Row { at: batch.at(index).0, key, value: batch.value(index) })
+            };
+            // A stage has room for a whole group beyond what is left in it after a flush, which is under `FLUSH_BYTES`.
+            if let [first, second] = &mut self.outlets[..] {
+                spread_over_two(&mut first.stage, &mut second.stage, to - from, |index| {
+                    let (shard, row) = row(from + index);
+                    (shard == 1, row)
+                });
+            } else {
+                for index in from..to {
+                    let (shard, row) = row(index);
+                    self.outlets[shard].stage.push(row);
+                }
             }
             for outlet in &mut self.outlets {
                 if outlet.stage.len() >= FLUSH_BYTES {
@@ -260,21 +278,19 @@ impl<K: Key, V: Fixed> KeyedOut<K, V> for ToShards<K, V> {
             // It leaves with the next flush, behind every row that came before it; a flush comes within the linger.
             Signal::Watermark(watermark) => {
                 self.watermark = self.watermark.max(watermark);
+                self.idle = false;
                 if watermark == Timestamp::MAX {
                     self.flush();
                 }
             }
             Signal::Flush => self.flush(),
-            Signal::Idle => {
-                for outlet in &mut self.outlets {
-                    outlet.mark(self.watermark, &[Control::Idle]);
-                }
-            }
+            // It need not find a buffer at hand, so it waits for a flush like a watermark.
+            Signal::Idle => self.idle = true,
             Signal::Barrier(barrier) => {
                 let marks = [Control::Barrier(barrier.epoch.0), Control::End];
                 let marks = if barrier.last { &marks[..] } else { &marks[..1] };
                 for outlet in &mut self.outlets {
-                    outlet.mark(self.watermark, marks);
+                    outlet.mark(self.watermark, self.idle, marks);
                 }
             }
             Signal::Split(_) => {}

@@ -107,6 +107,11 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Task for Merge<K, V, O> {
                     return Ok(progress.or(Progress::Blocked));
                 }
                 if self.inputs[input].barrier.is_some() {
+                    // As at a source: what a flush sets off comes before the barrier.
+                    self.out.signal(Signal::Flush, cx)?;
+                    if !self.out.ready() {
+                        return Ok(progress.or(Progress::Blocked));
+                    }
                     self.meet(input, cx)?;
                     progress = Progress::Worked;
                     continue;

@@ -18,6 +18,8 @@ use crate::time::Timestamp;
 
 /// Batches a source drives per turn: enough that a turn's own cost vanishes, few enough that a turn stays under 100 µs.
 const BATCHES_PER_TURN: usize = 8;
+/// Without a descriptor to wait on, a split that has nothing is asked again after this.
+const BLIND_POLL_MS: i64 = 100;
 /// Slices of deferred work done per turn, before input.
 const SLICES_PER_TURN: usize = 16;
 
@@ -152,7 +154,7 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
             }
             Polled::Idle => match before {
                 Standing::Active => Standing::Silent(cx.now_ms),
-                Standing::Silent(since) if cx.now_ms - since >= self.idle_timeout.as_millis() as i64 => Standing::Idle,
+                Standing::Silent(since) if cx.now_ms - since >= self.idle_timeout_ms() => Standing::Idle,
                 still => still,
             },
         };
@@ -172,10 +174,16 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
             _ => return Ok(()),
         };
         self.next.signal(Signal::Split(told), cx)?;
-        if after == Standing::Idle && self.splits.iter().all(|split| matches!(split.standing, Standing::Idle | Standing::Ended)) {
+        let quiet = self.splits.iter().all(|split| matches!(split.standing, Standing::Idle | Standing::Ended));
+        let ended = self.splits.iter().all(|split| split.standing == Standing::Ended);
+        if quiet && !ended {
             self.next.signal(Signal::Idle, cx)?;
         }
         Ok(())
+    }
+
+    fn idle_timeout_ms(&self) -> i64 {
+        i64::try_from(self.idle_timeout.as_millis()).unwrap_or(i64::MAX)
     }
 
     /// The first words on the road: which splits time waits for.
@@ -221,7 +229,14 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> Task for SourceTask<S, N> {
             if !self.next.ready() {
                 return Ok(progress.or(Progress::Blocked));
             }
-            if let Some(barrier) = self.barrier.take() {
+            if let Some(barrier) = self.barrier {
+                // What is held back for company goes first: a watermark among it may begin a firing, and rows may outgrow
+                // the buffers at hand. The barrier waits for both.
+                self.next.signal(Signal::Flush, cx)?;
+                if !self.next.ready() {
+                    return Ok(progress.or(Progress::Blocked));
+                }
+                self.barrier = None;
                 self.pass_barrier(barrier, cx)?;
                 progress = Progress::Worked;
                 continue;
@@ -259,13 +274,17 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> Task for SourceTask<S, N> {
         self.splits.iter().filter_map(|split| split.reader.wake_fd()).collect()
     }
 
-    fn wake_at_ms(&self) -> Option<i64> {
+    fn wake_at_ms(&self, now_ms: i64) -> Option<i64> {
         if self.ended || self.closed {
             return None;
         }
-        // Without a descriptor to wait on, an idle split is asked again every 100 ms.
-        let blind = self.splits.iter().any(|split| split.standing != Standing::Ended && split.reader.wake_fd().is_none());
-        self.wake_at_ms.or(blind.then_some(i64::MIN))
+        let of_splits = self.splits.iter().filter_map(|split| match split.standing {
+            Standing::Silent(_) | Standing::Idle if split.reader.wake_fd().is_none() => Some(now_ms + BLIND_POLL_MS),
+            // Nothing else would wake the shard to let time go on without this split.
+            Standing::Silent(since) => Some(since.saturating_add(self.idle_timeout_ms())),
+            Standing::Active | Standing::Idle | Standing::Ended => None,
+        });
+        of_splits.chain(self.wake_at_ms).min()
     }
 
     fn rows_in(&self) -> u64 {

@@ -256,6 +256,11 @@ impl<T> Dense<T> {
         self.at.push(at);
     }
 
+    /// The rows in pieces of at most `rows_max`.
+    pub(crate) fn pieces(&self, rows_max: usize) -> impl Iterator<Item = Piece<'_, T>> {
+        self.rows.chunks(rows_max).zip(self.at.chunks(rows_max)).map(|(rows, at)| Piece { rows, at })
+    }
+
     /// Replaces the rows by `make(0..rows)`.
     #[inline(always)]
     pub(crate) fn fill(&mut self, rows: usize, make: impl Fn(usize) -> T, at: impl Fn(usize) -> Timestamp) {
@@ -285,6 +290,37 @@ impl<T> Dense<T> {
 }
 
 impl<T> Rows for Dense<T> {
+    type Item = T;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    #[inline(always)]
+    fn row(&self, index: usize) -> &T {
+        &self.rows[index]
+    }
+
+    #[inline(always)]
+    fn at(&self, index: usize) -> Timestamp {
+        self.at[index]
+    }
+
+    #[inline(always)]
+    fn origin(&self, _index: usize) -> Option<usize> {
+        None
+    }
+}
+
+/// Neighbouring rows of a [`Dense`].
+#[derive(Debug)]
+pub(crate) struct Piece<'a, T> {
+    rows: &'a [T],
+    at: &'a [Timestamp],
+}
+
+impl<T> Rows for Piece<'_, T> {
     type Item = T;
 
     #[inline(always)]

@@ -122,8 +122,8 @@ pub(crate) fn time_range(rows: usize, at: impl Fn(usize) -> Timestamp) -> (Times
     (Timestamp(least), Timestamp(greatest))
 }
 
-/// Rows emitted by one slice of a firing.
-const FIRE_ROWS: usize = BATCH_ROWS;
+/// Rows after which a slice of a firing ends, at the end of a page: with the pages of common keys one batch.
+const FIRE_ROWS: usize = BATCH_ROWS * 3 / 4;
 
 /// The window operator: folds contributions `M::Value` into panes of `A::Acc` and hands results to `next`.
 pub(crate) struct Windows<T: ?Sized, K, A: Aggregate<T>, M, N> {
@@ -134,6 +134,8 @@ pub(crate) struct Windows<T: ?Sized, K, A: Aggregate<T>, M, N> {
     /// The watermark at which the first open pane is complete; none is open otherwise.
     complete_at: Option<Timestamp>,
     firing: Option<Firing>,
+    /// The input fell idle during a firing; the next stage hears of it after the watermark.
+    idle_after: bool,
     late: u64,
     /// Rows of a batch that spans panes, pane by pane.
     split: Vec<(i64, Vec<u16>)>,
@@ -197,6 +199,7 @@ where
             watermark,
             complete_at: None,
             firing: None,
+            idle_after: false,
             late: 0,
             split: Vec::new(),
             out: Dense::default(),
@@ -284,8 +287,8 @@ where
                 self.complete_at = self.first_complete_at();
             }
         }
-        if !self.out.is_empty() {
-            self.next.batch(&self.out, cx)?;
+        for piece in self.out.pieces(BATCH_ROWS) {
+            self.next.batch(&piece, cx)?;
         }
         Ok(true)
     }
@@ -326,6 +329,10 @@ where
                 cx.freeze(self.node, &mut self.table, barrier, self.watermark, self.late);
                 self.next.signal(signal, cx)
             }
+            Signal::Idle if self.is_firing() => {
+                self.idle_after = true;
+                Ok(())
+            }
             other => self.next.signal(other, cx),
         }
     }
@@ -345,6 +352,9 @@ where
         let emitted = self.fire_slice(cx)?;
         if !self.is_firing() {
             self.next.signal(Signal::Watermark(self.watermark), cx)?;
+            if std::mem::take(&mut self.idle_after) {
+                self.next.signal(Signal::Idle, cx)?;
+            }
         }
         Ok(if emitted { Progress::Worked } else { deeper })
     }

@@ -19,6 +19,8 @@ use millstream_network::frame::Route;
 use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_network::{Doorbell, LaneConfig, lane};
 use millstream_state::{Epoch, Manifest, Part, Store};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::{SigId, flag, low_level};
 
 use super::fault::JobError;
 use super::handle::{CheckpointReport, JobHandle, JobReport};
@@ -33,7 +35,9 @@ use crate::time::{Clock, Nanos};
 
 /// How often the lead looks for signals and stuck shards when nothing else happens.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// A shard that neither parks nor turns for so long is woken by force: glommio 0.9.0 can park with runnable tasks.
+/// A shard that has not turned for so long is woken by force. glommio 0.9.0 can park with runnable tasks: when a cancelled
+/// timer's completion reaches its latency ring between its pass over the rings and its look at the queues, it takes that
+/// for a preemption, runs nothing, and sleeps. For a shard that sleeps rightly the wake costs one look at its wait point.
 const STUCK_AFTER: Duration = Duration::from_millis(200);
 
 /// Checks everything that can be checked before a thread is started, then starts the lead.
@@ -52,14 +56,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
         None => None,
     };
     let stop = Arc::new(AtomicBool::new(false));
-    if config.handle_signals {
-        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-            // The second signal ends the process at once: a person who presses Ctrl-C twice means it.
-            signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
-                .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
-                .map_err(|error| JobError::Machine(format!("signal handlers cannot be installed: {error}")))?;
-        }
-    }
+    let signals = config.handle_signals.then(|| Signals::stop(&stop)).transpose()?;
     let counters: Arc<[Arc<ShardCounters>]> = (0..config.shards).map(|_| Arc::default()).collect();
     let mut lead = Lead {
         name,
@@ -77,9 +74,43 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
     };
     // A manifest that does not fit is a usage error, told before anything runs.
     let restored = lead.newest_manifest()?;
-    let thread = spawn_named("millstream-lead", move || lead.run(restored))
+    let lead = move || {
+        let _until_the_end = signals;
+        lead.run(restored)
+    };
+    let thread = spawn_named("millstream-lead", lead)
         .map_err(|error| JobError::Machine(format!("the lead's thread cannot be started: {error}")))?;
     Ok(JobHandle { lead: thread, stop, counters })
+}
+
+/// The job's hold on SIGTERM and Ctrl-C. A job that has ended lets go of them, or the flag it leaves set would make the
+/// first signal of the next job in this process count as the second.
+struct Signals(Vec<SigId>);
+
+impl Signals {
+    fn stop(stop: &Arc<AtomicBool>) -> Result<Signals, JobError> {
+        let mut signals = Signals(Vec::new());
+        for signal in [SIGTERM, SIGINT] {
+            // The second signal ends the process at once: a person who presses Ctrl-C twice means it. Its flag is one of
+            // its own, so that a stop in the program's words and then a signal do not count as two.
+            let signalled = Arc::new(AtomicBool::new(false));
+            let hold = |result: std::io::Result<SigId>| {
+                result.map_err(|error| JobError::Machine(format!("signal handlers cannot be installed: {error}")))
+            };
+            signals.0.push(hold(flag::register_conditional_shutdown(signal, 130, signalled.clone()))?);
+            signals.0.push(hold(flag::register(signal, signalled))?);
+            signals.0.push(hold(flag::register(signal, stop.clone()))?);
+        }
+        Ok(signals)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for id in self.0.drain(..) {
+            low_level::unregister(id);
+        }
+    }
 }
 
 /// The door to threads: each has a name, and a handle that somebody joins.
@@ -240,6 +271,7 @@ impl Lead {
         for shard in &running {
             shard.order(Order::Halt);
         }
+        self.see_off(&mut running, &news);
         let mut outcome = outcome;
         for (number, shard) in running.into_iter().enumerate() {
             match shard.thread.join() {
@@ -251,6 +283,24 @@ impl Lead {
             }
         }
         (outcome, measured)
+    }
+
+    /// Waits until every shard has dropped its end of the news, and lets none of them sleep through its end.
+    fn see_off(&self, running: &mut [Running], news: &Receiver<(u32, News)>) {
+        while !matches!(news.recv_timeout(LOOK_EVERY), Err(RecvTimeoutError::Disconnected)) {
+            self.wake_stuck(running);
+        }
+    }
+
+    /// The next news, however long it takes.
+    fn news(&self, running: &mut [Running], news: &Receiver<(u32, News)>) -> Option<News> {
+        loop {
+            match news.recv_timeout(LOOK_EVERY) {
+                Ok((_, news)) => return Some(news),
+                Err(RecvTimeoutError::Timeout) => self.wake_stuck(running),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
     }
 
     fn start_shards(
@@ -299,9 +349,9 @@ impl Lead {
     /// Leads the running shards until the attempt is over.
     fn lead(&mut self, running: &mut [Running], news: &Receiver<(u32, News)>, restored: Epoch) -> Outcome {
         for _ in 0..running.len() {
-            match news.recv() {
-                Ok((_, News::Ready)) => {}
-                Ok((_, News::Refused(error))) => return Outcome::Refused(error),
+            match self.news(running, news) {
+                Some(News::Ready) => {}
+                Some(News::Refused(error)) => return Outcome::Refused(error),
                 other => return Outcome::Failed { why: format!("a shard did not start: {other:?}"), is_final: false },
             }
         }
@@ -415,7 +465,8 @@ impl Lead {
         Ok(())
     }
 
-    /// Wakes shards that stand still without having announced a sleep.
+    /// Wakes shards that stand still, whether or not they have announced a sleep: the timer that should end it may be what
+    /// glommio has slept through.
     fn wake_stuck(&self, running: &mut [Running]) {
         let now = self.clock.now();
         for (shard, counters) in running.iter_mut().zip(self.counters.iter()) {
@@ -425,9 +476,7 @@ impl Lead {
             } else if now.since(shard.seen_turns.1) >= STUCK_AFTER {
                 shard.seen_turns.1 = now;
                 let waker = shard.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                if let Some(waker) = waker.as_ref()
-                    && !shard.doorbell.is_parked()
-                {
+                if let Some(waker) = waker.as_ref() {
                     waker.wake_by_ref();
                 }
             }

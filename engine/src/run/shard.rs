@@ -11,8 +11,8 @@ use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::task::Waker;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
@@ -91,7 +91,13 @@ pub(crate) async fn run(start: ShardStart) -> ShardReport {
     let (shard, news) = (start.shard, start.news.clone());
     // The lead has gone only if it was torn down itself; there is nobody left to tell.
     let tell = |message| drop(news.send((shard, message)));
-    let _last_words = LastWords { shard, news: news.clone() };
+    let waker = start.waker.clone();
+    std::future::poll_fn(|cx| {
+        *waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        Poll::Ready(())
+    })
+    .await;
+    let _presence = Presence { shard, news: news.clone(), waker };
     let mut shard = match Shard::build(start) {
         Ok(shard) => shard,
         Err(error) => {
@@ -103,11 +109,6 @@ pub(crate) async fn run(start: ShardStart) -> ShardReport {
         tell(News::Refused(error));
         return shard.report;
     }
-    std::future::poll_fn(|cx| {
-        *shard.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(cx.waker().clone());
-        std::task::Poll::Ready(())
-    })
-    .await;
     tell(News::Ready);
     if let Err(fault) = shard.turn_until_halted().await {
         tell(News::Failed { why: fault.describe(&shard.plan), is_final: fault.is_final() });
@@ -115,14 +116,17 @@ pub(crate) async fn run(start: ShardStart) -> ShardReport {
     shard.into_report()
 }
 
-/// Tells the lead of a shard that ends by a panic of our own, which nobody catches: it would wait for its answers for ever.
-struct LastWords {
+/// What the lead holds of a shard while it runs. At the shard's end the waker is taken back, which must happen on its own
+/// thread, and a panic of our own, which nobody catches, is told: the lead would wait for an answer for ever.
+struct Presence {
     shard: u32,
     news: Sender<(u32, News)>,
+    waker: Arc<Mutex<Option<Waker>>>,
 }
 
-impl Drop for LastWords {
+impl Drop for Presence {
     fn drop(&mut self) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if std::thread::panicking() {
             let why = format!("shard {} panicked in the engine itself; its message is on stderr", self.shard);
             drop(self.news.send((self.shard, News::Failed { why, is_final: false })));
@@ -139,7 +143,6 @@ struct Shard {
     orders: Receiver<Order>,
     news: Sender<(u32, News)>,
     counters: Arc<ShardCounters>,
-    waker: Arc<Mutex<Option<Waker>>>,
     restored: Option<Arc<Manifest>>,
     io: Rc<IoRoom>,
     clock: Clock,
@@ -197,7 +200,6 @@ impl Shard {
             orders: start.orders,
             news: start.news,
             counters: start.counters,
-            waker: start.waker,
             restored: start.restored,
             io,
             clock: Clock::system(),

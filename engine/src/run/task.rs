@@ -56,8 +56,8 @@ pub(crate) trait Task {
         Vec::new()
     }
 
-    /// When an idle source wants to be asked again, wall time in ms.
-    fn wake_at_ms(&self) -> Option<i64> {
+    /// When an idle source wants to be asked again at the latest, wall time in ms.
+    fn wake_at_ms(&self, _now_ms: i64) -> Option<i64> {
         None
     }
 

@@ -222,12 +222,7 @@ impl Place {
 
     /// All committed lines, sorted.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for name in names(&self.out()).iter().filter(|name| name.starts_with("part-")) {
-            lines.extend(fs::read_to_string(self.out().join(name)).unwrap().lines().map(str::to_owned));
-        }
-        lines.sort_unstable();
-        lines
+        lines(&self.out())
     }
 
     /// The epochs that have a manifest, in order.
@@ -276,6 +271,16 @@ impl Place {
             fs::write(path, bytes).unwrap();
         }
     }
+}
+
+/// The lines that a file sink has committed to `dir`, sorted.
+pub(crate) fn lines(dir: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    for name in names(dir).iter().filter(|name| name.starts_with("part-")) {
+        lines.extend(fs::read_to_string(dir.join(name)).unwrap().lines().map(str::to_owned));
+    }
+    lines.sort_unstable();
+    lines
 }
 
 fn names(dir: &Path) -> BTreeSet<String> {
