@@ -6,7 +6,7 @@ use crate::job::graph::{NodeId, Plan};
 use crate::road::sink::SinkError;
 use crate::road::source::SourceError;
 
-/// Why a task cannot go on. It stops the attempt; whether the job restarts depends on [`Fault::is_final`].
+/// Why a task cannot go on. It stops the attempt, and the job restarts unless the input itself is at fault.
 #[derive(Debug)]
 pub struct Fault {
     node: Option<NodeId>,
