@@ -6,6 +6,35 @@
 //! a restart  manifest ─▶ restore ─▶ sources seek ─▶ as above
 //! ```
 //!
+//! Everything begins with a [`Job`]:
+//!
+//! ```
+//! use std::time::Duration;
+//! use millstream::{Count, Items, Job, Timestamp, Tumbling, Watermarks};
+//! use millstream_connectors::memory::MemorySink;
+//!
+//! let visits = Items::of(vec![("mill", 7, 1_000), ("weir", 8, 2_000), ("mill", 7, 3_000), ("mill", 9, 3_500)]);
+//! let sink = MemorySink::new();
+//! let counts = sink.clone();
+//! let report = Job::new("visits", move |flow| {
+//!     flow.source(visits.clone())
+//!         .filter(|(place, _, _)| *place == "mill")
+//!         .event_time(|(_, _, at_ms)| Timestamp(*at_ms), Watermarks::monotonic())
+//!         .key_by(|(_, visitor_id, _)| *visitor_id)
+//!         .window(Tumbling::of(Duration::from_secs(10)))
+//!         .aggregate(Count)
+//!         .map(|row| (row.key, row.value))
+//!         .sink(sink.clone());
+//! })
+//! .run()?;
+//! let mut counts = counts.rows();
+//! counts.sort();
+//! assert_eq!(counts, [(7, 2), (9, 1)]);
+//! # Ok::<(), millstream::JobError>(())
+//! ```
+//!
+//! The rooms, in the order in which a reader may want them:
+//!
 //! * [`job`]: what a user says, a typed flow of streams.
 //! * [`road`]: the record's road, module by module in the order a record takes it.
 //! * [`epoch`]: the barrier's road; its protocols own no file, no socket and no clock.

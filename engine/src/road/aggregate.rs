@@ -11,6 +11,35 @@ use millstream_state::{Both, Fixed};
 
 /// A fold over the events of one key and window.
 ///
+/// ```
+/// use millstream::{Aggregate, Both};
+///
+/// /// How far prices lie apart.
+/// struct Spread;
+///
+/// impl Aggregate<i64> for Spread {
+///     type Input = i64;
+///     type Acc = Both<i64, i64>; // the least, the greatest
+///     type Out = i64;
+///
+///     fn lift(&self, price: &i64) -> i64 {
+///         *price
+///     }
+///     fn init(&self) -> Both<i64, i64> {
+///         Both(i64::MAX, i64::MIN)
+///     }
+///     fn add(&self, acc: &mut Both<i64, i64>, price: i64) {
+///         self.merge(acc, &Both(price, price));
+///     }
+///     fn merge(&self, into: &mut Both<i64, i64>, other: &Both<i64, i64>) {
+///         *into = Both(into.0.min(other.0), into.1.max(other.1));
+///     }
+///     fn finish(&self, acc: &Both<i64, i64>) -> i64 {
+///         acc.1 - acc.0
+///     }
+/// }
+/// ```
+///
 /// # Contract
 /// * `merge` is associative and commutative, and `merge(init, a) == a`: partial results meet in any order. (Checked by
 ///   the property test `combined_equals_raw` for the aggregates of this crate.)
