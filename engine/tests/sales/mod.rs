@@ -198,26 +198,33 @@ pub(crate) fn job(
     .restart(RestartStrategy { initial: Duration::from_millis(1), max: Duration::from_millis(1), attempts: 3 })
 }
 
-/// A place for checkpoints and output that goes with the test.
+/// A place for checkpoints and output.
 pub(crate) struct Place {
-    dir: tempfile::TempDir,
+    dir: PathBuf,
+    _gone_with_the_test: Option<tempfile::TempDir>,
 }
 
 impl Place {
     pub(crate) fn new() -> Place {
-        Place { dir: tempfile::tempdir().unwrap() }
+        let dir = tempfile::tempdir().unwrap();
+        Place { dir: dir.path().to_owned(), _gone_with_the_test: Some(dir) }
+    }
+
+    /// A place that another process made.
+    pub(crate) fn at(dir: impl Into<PathBuf>) -> Place {
+        Place { dir: dir.into(), _gone_with_the_test: None }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     pub(crate) fn checkpoints(&self) -> PathBuf {
-        self.dir.path().join("checkpoints")
+        self.dir.join("checkpoints")
     }
 
     pub(crate) fn out(&self) -> PathBuf {
-        self.dir.path().join("out")
+        self.dir.join("out")
     }
 
     /// All committed lines, sorted.
@@ -248,7 +255,7 @@ impl Place {
     /// Everything there is: each file's name and bytes.
     pub(crate) fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut contents = BTreeMap::new();
-        let mut open = vec![self.dir.path().to_owned()];
+        let mut open = vec![self.dir.clone()];
         while let Some(dir) = open.pop() {
             for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
                 if entry.is_dir() {
