@@ -190,16 +190,10 @@ impl<S: Slot> FlatTable<S> {
     #[inline]
     pub(crate) fn count(&mut self, keys: &[S::Key]) {
         if self.prefetched() {
-            let ahead = keys.len().saturating_sub(AHEAD);
-            for key in keys.iter().take(AHEAD) {
-                self.prefetch(key);
-            }
-            for row in 0..ahead {
-                self.prefetch(&keys[row + AHEAD]);
-                *self.entry(&keys[row]) += 1;
-            }
-            for key in &keys[ahead..] {
-                *self.entry(key) += 1;
+            let mut homes = self.first_homes(keys);
+            for (row, key) in keys.iter().enumerate() {
+                let home = self.next_home(&mut homes, keys, row);
+                *self.entry_from(home, key) += 1;
             }
         } else {
             for key in keys {
@@ -208,18 +202,14 @@ impl<S: Slot> FlatTable<S> {
         }
     }
 
-    /// Writes the numbers of `keys` to `values`.
+    /// Tells `value` the number of each key in turn.
     #[inline]
     pub(crate) fn look_up(&self, keys: &[S::Key], mut value: impl FnMut(usize, u64)) {
         if self.prefetched() {
-            for key in keys.iter().take(AHEAD) {
-                self.prefetch(key);
-            }
+            let mut homes = self.first_homes(keys);
             for (row, key) in keys.iter().enumerate() {
-                if let Some(next) = keys.get(row + AHEAD) {
-                    self.prefetch(next);
-                }
-                value(row, self.get(key));
+                let home = self.next_home(&mut homes, keys, row);
+                value(row, self.get_from(home, key));
             }
         } else {
             for (row, key) in keys.iter().enumerate() {
@@ -228,13 +218,41 @@ impl<S: Slot> FlatTable<S> {
         }
     }
 
+    /// The first keys' slots, asked for.
+    #[inline(always)]
+    fn first_homes(&self, keys: &[S::Key]) -> [usize; AHEAD] {
+        let mut homes = [0; AHEAD];
+        for (home, key) in homes.iter_mut().zip(keys) {
+            *home = self.home(key);
+            self.prefetch(*home);
+        }
+        homes
+    }
+
+    /// The slot of the key in `row`, remembered since it was asked for, so that no key is hashed twice; the key that
+    /// comes [`AHEAD`] rows later takes its place.
+    #[inline(always)]
+    fn next_home(&self, homes: &mut [usize; AHEAD], keys: &[S::Key], row: usize) -> usize {
+        let home = homes[row % AHEAD];
+        if let Some(key) = keys.get(row + AHEAD) {
+            homes[row % AHEAD] = self.home(key);
+            self.prefetch(homes[row % AHEAD]);
+        }
+        home
+    }
+
     /// The number of `key`, zero for a key that is not there.
     #[inline(always)]
     pub(crate) fn get(&self, key: &S::Key) -> u64 {
-        let mut index = self.home(key);
+        self.get_from(self.home(key), key)
+    }
+
+    #[inline(always)]
+    fn get_from(&self, home: usize, key: &S::Key) -> u64 {
+        let mut index = home;
         loop {
-            // SAFETY: an index is the top `64 - shift` bits of a hash, or was masked; both are below the number of
-            // slots, a power of two.
+            // SAFETY: an index is what `home` gave, the top `64 - shift` bits of a hash, or was masked; both are below the
+            // number of slots, a power of two.
             let slot = unsafe { self.slots.get_unchecked(index) };
             // An empty slot's number is zero.
             if slot.holds(key) || slot.is_empty() {
@@ -247,9 +265,14 @@ impl<S: Slot> FlatTable<S> {
     /// The number of `key`, zero at first.
     #[inline(always)]
     pub(crate) fn entry(&mut self, key: &S::Key) -> &mut u64 {
-        let mut index = self.home(key);
+        self.entry_from(self.home(key), key)
+    }
+
+    #[inline(always)]
+    fn entry_from(&mut self, home: usize, key: &S::Key) -> &mut u64 {
+        let mut index = home;
         loop {
-            // SAFETY: as in `get`.
+            // SAFETY: as in `get_from`.
             let slot = unsafe { self.slots.get_unchecked_mut(index) };
             if slot.holds(key) {
                 break;
@@ -260,7 +283,7 @@ impl<S: Slot> FlatTable<S> {
             }
             index = (index + 1) & (self.slots.len() - 1);
         }
-        // SAFETY: as in `get`.
+        // SAFETY: as in `get_from`.
         unsafe { self.slots.get_unchecked_mut(index) }.value_mut()
     }
 
@@ -293,10 +316,10 @@ impl<S: Slot> FlatTable<S> {
         (S::hash(key) >> self.shift) as usize
     }
 
-    /// Asks for the line of `key`'s slot.
+    /// Asks for the line of a slot.
     #[inline(always)]
-    pub(crate) fn prefetch(&self, key: &S::Key) {
-        prefetch(self.slots.as_ptr().wrapping_add(self.home(key)));
+    fn prefetch(&self, home: usize) {
+        prefetch(self.slots.as_ptr().wrapping_add(home));
     }
 }
 
