@@ -37,6 +37,7 @@ pub use file::SnapshotFile;
 pub use fixed::{Both, Fixed, bytes_of, type_text};
 pub use freeze::{Drained, SnapshotSize};
 pub use key::Key;
+pub use page::{is_zero, same_bytes};
 pub use manifest::{FORMAT_VERSION, Manifest, ManifestError, OperatorPart, Part, TablePart};
 pub use restore::{RestoreError, Restored};
 pub use segment::{LINE_BYTES, PAGE_BYTES};

@@ -148,7 +148,7 @@ pub(crate) unsafe fn slots_with<K: Fixed, V: Fixed>(bucket: *const u8, key: &K) 
 /// # Safety
 /// Both are readable for the size of a `K`, all bytes initialised.
 #[inline(always)]
-unsafe fn same_bytes<K>(one: *const u8, other: *const u8) -> bool {
+pub unsafe fn same_bytes<K>(one: *const u8, other: *const u8) -> bool {
     let bytes = size_of::<K>();
     // SAFETY: every word read ends at or before `bytes`.
     unsafe {
@@ -203,7 +203,8 @@ pub(crate) unsafe fn has_empty_slot<K: Fixed, V: Fixed>(bucket: *const u8) -> bo
 
 /// Whether all bytes are zero: of a key, that its slot is empty.
 #[inline(always)]
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
     // A long key is told by its first eight bytes, as good as always.
     match bytes.split_first_chunk::<8>() {
         Some((first, rest)) => u64::from_ne_bytes(*first) == 0 && rest.iter().all(|&byte| byte == 0),

@@ -1,7 +1,6 @@
 //! A keyed stream and its windows: what a user says between `key_by` and `aggregate`.
 
 use std::any::type_name;
-use std::marker::PhantomData;
 use std::rc::Rc;
 
 use millstream_state::{Fixed, Key, Table, TableConfig};
@@ -13,7 +12,7 @@ use crate::road::aggregate::Aggregate;
 use crate::road::chain::{Chain, Stage};
 use crate::road::combine::Combine;
 use crate::road::exchange::ToShards;
-use crate::road::keyed::{Combined, Contribute, Folding, Raw};
+use crate::road::keyed::{Combined, Contribute, Folding, Keying, Raw};
 use crate::road::merge::Merge;
 use crate::road::window::{Panes, Tumbling, Windowed, Windows};
 use crate::run::fault::JobError;
@@ -22,19 +21,18 @@ use crate::time::Timestamp;
 /// A stream whose rows have a key.
 #[must_use = "a stream that no sink ends does nothing"]
 #[derive(Debug)]
-pub struct KeyedStream<C, K, F> {
+pub struct KeyedStream<C, G> {
     stream: Stream<C>,
-    key: F,
-    keyed: PhantomData<fn() -> K>,
+    key: G,
 }
 
-impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> KeyedStream<C, K, F> {
-    pub(crate) fn new(stream: Stream<C>, key: F) -> Self {
-        KeyedStream { stream, key, keyed: PhantomData }
+impl<C: Chain, G: Keying<C::Out>> KeyedStream<C, G> {
+    pub(crate) fn new(stream: Stream<C>, key: G) -> Self {
+        KeyedStream { stream, key }
     }
 
     /// Cuts each key's rows into windows of event time.
-    pub fn window(self, window: Tumbling) -> WindowedStream<C, K, F> {
+    pub fn window(self, window: Tumbling) -> WindowedStream<C, G> {
         WindowedStream { keyed: self, window }
     }
 }
@@ -42,19 +40,19 @@ impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> KeyedStream<C, K, F> {
 /// A keyed stream cut into windows.
 #[must_use = "a stream that no sink ends does nothing"]
 #[derive(Debug)]
-pub struct WindowedStream<C, K, F> {
-    keyed: KeyedStream<C, K, F>,
+pub struct WindowedStream<C, G> {
+    keyed: KeyedStream<C, G>,
     window: Tumbling,
 }
 
-impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> WindowedStream<C, K, F> {
+impl<C: Chain, G: Keying<C::Out>> WindowedStream<C, G> {
     /// Folds every key and window into one result, emitted when the watermark passes the window's end.
     ///
     /// A window without events emits nothing. A row that comes after its window was emitted is dropped and counted as
     /// late; see [`Watermarks::bounded`](crate::Watermarks::bounded).
-    pub fn aggregate<A: Aggregate<C::Out> + 'static>(self, aggregate: A) -> Stream<WindowAggregate<C, K, F, A>> {
-        let WindowedStream { keyed: KeyedStream { stream, key, .. }, window } = self;
-        let detail = format!("{window:?} {} -> {}", type_name::<K>(), type_name::<A::Acc>());
+    pub fn aggregate<A: Aggregate<C::Out> + 'static>(self, aggregate: A) -> Stream<WindowAggregate<C, G, A>> {
+        let WindowedStream { keyed: KeyedStream { stream, key }, window } = self;
+        let detail = format!("{window:?} {} -> {}", type_name::<G::Key>(), type_name::<A::Acc>());
         let node = stream.flow.node("window", detail, Some(stream.node));
         let flow: Flow = stream.flow;
         let edge = {
@@ -69,7 +67,6 @@ impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> WindowedStream<C, K, F> {
             panes: window.panes(),
             node,
             edge,
-            keyed: PhantomData,
         };
         Stream { chain, flow, node }
     }
@@ -77,51 +74,49 @@ impl<C: Chain, K: Key, F: Fn(&C::Out) -> K + 'static> WindowedStream<C, K, F> {
 
 /// A windowed aggregation: on one shard a stage of the chain, on several the end of a chain, an edge, and a task.
 #[derive(Debug)]
-pub struct WindowAggregate<C, K, F, A> {
+pub struct WindowAggregate<C, G, A> {
     upstream: C,
-    key: F,
+    key: G,
     aggregate: A,
     panes: Panes,
     node: NodeId,
     edge: u32,
-    keyed: PhantomData<fn() -> K>,
 }
 
-impl<C, K, F, A> Chain for WindowAggregate<C, K, F, A>
+impl<C, G, A> Chain for WindowAggregate<C, G, A>
 where
     C: Chain,
-    K: Key,
-    F: Fn(&C::Out) -> K + 'static,
+    G: Keying<C::Out>,
     A: Aggregate<C::Out> + 'static,
 {
-    type Out = Windowed<K, A::Out>;
+    type Out = Windowed<G::Key, A::Out>;
 
     fn attach<N: Stage<Self::Out>>(self, next: N, graph: &mut Graph) {
-        let WindowAggregate { upstream, key, aggregate, panes, node, edge, .. } = self;
+        let WindowAggregate { upstream, key, aggregate, panes, node, edge } = self;
         let aggregate = Rc::new(aggregate);
         let Some((combine, shard)) = graph.site.as_ref().map(|site| (site.config.combine, site.shard)) else { return };
         let edge = graph.take_edge(edge);
         // Four ways to one result: folded first or not, across an edge or straight into the windows.
         if combine {
-            let Some(windows) = open_windows::<_, K, _, Combined, N>(aggregate.clone(), panes, node, next, graph) else {
+            let Some(windows) = open_windows::<_, G::Key, _, Combined, N>(aggregate.clone(), panes, node, next, graph) else {
                 return;
             };
             match edge {
                 None => upstream.attach(Combine::new(key, aggregate, panes, node, windows), graph),
                 Some(edge) => {
-                    let to_shards = ToShards::<K, A::Acc>::new(shard, edge.to);
+                    let to_shards = ToShards::<G::Key, A::Acc>::new(shard, edge.to);
                     upstream.attach(Combine::new(key, aggregate, panes, node, to_shards), graph);
                     graph.tasks.push(Box::new(Merge::new(edge.from, windows)));
                 }
             }
         } else {
-            let Some(windows) = open_windows::<_, K, _, Raw, N>(aggregate.clone(), panes, node, next, graph) else {
+            let Some(windows) = open_windows::<_, G::Key, _, Raw, N>(aggregate.clone(), panes, node, next, graph) else {
                 return;
             };
             match edge {
                 None => upstream.attach(Contribute::new(key, aggregate, node, windows), graph),
                 Some(edge) => {
-                    let to_shards = ToShards::<K, A::Input>::new(shard, edge.to);
+                    let to_shards = ToShards::<G::Key, A::Input>::new(shard, edge.to);
                     upstream.attach(Contribute::new(key, aggregate, node, to_shards), graph);
                     graph.tasks.push(Box::new(Merge::new(edge.from, windows)));
                 }

@@ -1,6 +1,7 @@
 //! A stream: what a user says between a source and a sink.
 
 use std::any::type_name;
+use std::marker::PhantomData;
 
 use super::flow::Flow;
 use super::graph::{Graph, NodeId};
@@ -8,6 +9,7 @@ use super::keyed::KeyedStream;
 use crate::road::attempt::{DeadLetter, OnError, TryMap, TryMapOr};
 use crate::road::chain::{Chain, Filter, FilterMap, FlatMap, Inspect, Map, Signal, Stage};
 use crate::road::event_time::{EventTime, Watermarks};
+use crate::road::keyed::{ByValue, InRow};
 use crate::road::lookup::{Lookup, LookupTable};
 use crate::road::rows::{Dense, Rows};
 use crate::road::sink::{Sink, SinkStage};
@@ -103,14 +105,38 @@ impl<C: Chain> Stream<C> {
 
     /// Joins every row with the table's value for its key; rows without one are dropped. A large table is read with
     /// prefetching, a batch of rows at a time.
-    pub fn lookup<K, V, U, F, G>(self, table: LookupTable<K, V>, key: F, join: G) -> Stream<Lookup<C, K, V, F, G>>
+    pub fn lookup<K, V, U, F, J>(
+        self,
+        table: LookupTable<K, V>,
+        key: F,
+        join: J,
+    ) -> Stream<Lookup<C, K, V, ByValue<K, F>, J>>
     where
         K: Key,
         V: Copy + 'static,
         U: 'static,
         F: Fn(&C::Out) -> K + 'static,
-        G: Fn(&C::Out, &V) -> U + 'static,
+        J: Fn(&C::Out, &V) -> U + 'static,
     {
+        let key = ByValue(key, PhantomData);
+        self.then("lookup", type_name::<U>(), |upstream, node| Lookup { upstream, table, key, join, node })
+    }
+
+    /// As [`lookup`](Stream::lookup), with a key that lies in the row: long keys are then not copied to be hashed.
+    pub fn lookup_ref<K, V, U, F, J>(
+        self,
+        table: LookupTable<K, V>,
+        key: F,
+        join: J,
+    ) -> Stream<Lookup<C, K, V, InRow<K, F>, J>>
+    where
+        K: Key,
+        V: Copy + 'static,
+        U: 'static,
+        F: Fn(&C::Out) -> &K + 'static,
+        J: Fn(&C::Out, &V) -> U + 'static,
+    {
+        let key = InRow(key, PhantomData);
         self.then("lookup", type_name::<U>(), |upstream, node| Lookup { upstream, table, key, join, node })
     }
 
@@ -124,8 +150,13 @@ impl<C: Chain> Stream<C> {
     }
 
     /// Brings rows with equal keys to the shard that owns the key.
-    pub fn key_by<K: Key, F: Fn(&C::Out) -> K + 'static>(self, key: F) -> KeyedStream<C, K, F> {
-        KeyedStream::new(self, key)
+    pub fn key_by<K: Key, F: Fn(&C::Out) -> K + 'static>(self, key: F) -> KeyedStream<C, ByValue<K, F>> {
+        KeyedStream::new(self, ByValue(key, PhantomData))
+    }
+
+    /// As [`key_by`](Stream::key_by), with a key that lies in the row: long keys are then not copied to be hashed.
+    pub fn key_by_ref<K: Key, F: Fn(&C::Out) -> &K + 'static>(self, key: F) -> KeyedStream<C, InRow<K, F>> {
+        KeyedStream::new(self, InRow(key, PhantomData))
     }
 
     /// Erases the chain's type, at the price of a copy of every row and a dynamic call per batch.

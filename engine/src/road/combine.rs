@@ -4,13 +4,14 @@
 //! barrier or the linger asks for it, and when it is full. Where keys hardly repeat (a million campaigns) folding only
 //! adds work, so a table that fills up without having halved its input steps aside for a while.
 
+use std::borrow::Borrow;
 use std::marker::PhantomData;
 
-use millstream_state::Key;
+use millstream_state::{Key, same_bytes};
 
 use super::aggregate::Aggregate;
 use super::chain::{Signal, Stage};
-use super::keyed::{Contributions, KeyedOut};
+use super::keyed::{Contributions, KeyedOut, Keying};
 use super::rows::{BATCH_ROWS, Rows};
 use super::window::Panes;
 use crate::job::graph::NodeId;
@@ -30,16 +31,17 @@ const PANES_MAX: usize = 8;
 const STEP_ASIDE_ROWS: u64 = 1 << 20;
 
 /// The stage that folds rows before it hands them on.
-pub(crate) struct Combine<K, F, A, O, T: ?Sized>
+pub(crate) struct Combine<G, A, O, T: ?Sized>
 where
+    G: Keying<T>,
     A: Aggregate<T>,
 {
-    pub(crate) key: F,
+    pub(crate) key: G,
     pub(crate) aggregate: A,
     pub(crate) panes: Panes,
     pub(crate) node: NodeId,
     pub(crate) out: O,
-    tables: Vec<PaneTable<K, A::Acc>>,
+    tables: Vec<PaneTable<G::Key, A::Acc>>,
     pane_of: Box<[i64; BATCH_ROWS]>,
     /// Rows still to pass unfolded.
     aside_rows: u64,
@@ -70,12 +72,12 @@ impl<K: Key, S: Copy> PaneTable<K, S> {
 
     /// Folds one value in; false when its probe window is full.
     #[inline(always)]
-    fn fold(&mut self, key: K, init: impl FnOnce() -> S, add: impl FnOnce(&mut S)) -> bool {
+    fn fold(&mut self, key: &K, init: impl FnOnce() -> S, add: impl FnOnce(&mut S)) -> bool {
         let first = key.hash64() as usize;
         for probe in 0..PROBES {
             let index = (first + probe) & (SLOTS - 1);
             match &mut self.slots[index].entry {
-                Some((held, acc)) if *held == key => {
+                Some((held, acc)) if same(held, key) => {
                     add(acc);
                     return true;
                 }
@@ -83,7 +85,7 @@ impl<K: Key, S: Copy> PaneTable<K, S> {
                 empty => {
                     let mut acc = init();
                     add(&mut acc);
-                    *empty = Some((key, acc));
+                    *empty = Some((*key, acc));
                     self.taken.push(index as u16);
                     return true;
                 }
@@ -93,10 +95,25 @@ impl<K: Key, S: Copy> PaneTable<K, S> {
     }
 }
 
+/// Equal keys are equal bytes, and bytes are compared in words.
+#[inline(always)]
+fn same<K: Key>(one: &K, other: &K) -> bool {
+    // SAFETY: both are whole keys, and a `Key` has no padding.
+    #[expect(unsafe_code, reason = "the state's comparison takes addresses; combined_equals_raw would see a wrong one")]
+    unsafe {
+        same_bytes::<K>(std::ptr::from_ref(one).cast(), std::ptr::from_ref(other).cast())
+    }
+}
+
 /// A pane's partial results as contributions: each at the pane's start.
 struct Partials<'a, K, S>(&'a PaneTable<K, S>, &'a [u16]);
 
 impl<K: Key, S: Copy> Contributions<K, S> for Partials<'_, K, S> {
+    type KeyOut<'b>
+        = &'b K
+    where
+        Self: 'b;
+
     fn len(&self) -> usize {
         self.1.len()
     }
@@ -105,8 +122,8 @@ impl<K: Key, S: Copy> Contributions<K, S> for Partials<'_, K, S> {
         Timestamp(self.0.start)
     }
 
-    fn key(&self, index: usize) -> K {
-        self.0.slots[self.1[index] as usize].entry.expect("a taken slot holds an entry").0
+    fn key(&self, index: usize) -> &K {
+        &self.0.slots[self.1[index] as usize].entry.as_ref().expect("a taken slot holds an entry").0
     }
 
     fn value(&self, index: usize) -> S {
@@ -115,15 +132,22 @@ impl<K: Key, S: Copy> Contributions<K, S> for Partials<'_, K, S> {
 }
 
 /// Rows that pass unfolded: each a partial result of its own.
-struct Singles<'a, R, F, A> {
+struct Singles<'a, R, G, A> {
     rows: &'a R,
-    key: &'a F,
+    key: &'a G,
     aggregate: &'a A,
     from: usize,
     to: usize,
 }
 
-impl<K: Key, R: Rows, F: Fn(&R::Item) -> K, A: Aggregate<R::Item>> Contributions<K, A::Acc> for Singles<'_, R, F, A> {
+impl<R: Rows<Item: 'static>, G: Keying<R::Item>, A: Aggregate<R::Item>> Contributions<G::Key, A::Acc>
+    for Singles<'_, R, G, A>
+{
+    type KeyOut<'b>
+        = G::Out<'b>
+    where
+        Self: 'b;
+
     #[inline(always)]
     fn len(&self) -> usize {
         self.to - self.from
@@ -135,8 +159,8 @@ impl<K: Key, R: Rows, F: Fn(&R::Item) -> K, A: Aggregate<R::Item>> Contributions
     }
 
     #[inline(always)]
-    fn key(&self, index: usize) -> K {
-        (self.key)(self.rows.row(self.from + index))
+    fn key(&self, index: usize) -> G::Out<'_> {
+        self.key.key(self.rows.row(self.from + index))
     }
 
     #[inline(always)]
@@ -147,15 +171,14 @@ impl<K: Key, R: Rows, F: Fn(&R::Item) -> K, A: Aggregate<R::Item>> Contributions
     }
 }
 
-impl<K, F, A, O, T> Combine<K, F, A, O, T>
+impl<G, A, O, T> Combine<G, A, O, T>
 where
     T: ?Sized + 'static,
-    K: Key,
-    F: Fn(&T) -> K + 'static,
+    G: Keying<T>,
     A: Aggregate<T> + 'static,
-    O: KeyedOut<K, A::Acc>,
+    O: KeyedOut<G::Key, A::Acc>,
 {
-    pub(crate) fn new(key: F, aggregate: A, panes: Panes, node: NodeId, out: O) -> Self {
+    pub(crate) fn new(key: G, aggregate: A, panes: Panes, node: NodeId, out: O) -> Self {
         Combine {
             key,
             aggregate,
@@ -238,7 +261,7 @@ where
         for index in from..to {
             let row = rows.row(index);
             let folded = table.fold(
-                (self.key)(row),
+                self.key.key(row).borrow(),
                 || aggregate.init(),
                 |acc| aggregate.add(acc, aggregate.lift(row)),
             );
@@ -256,13 +279,12 @@ where
     }
 }
 
-impl<K, F, A, O, T> Stage<T> for Combine<K, F, A, O, T>
+impl<G, A, O, T> Stage<T> for Combine<G, A, O, T>
 where
     T: ?Sized + 'static,
-    K: Key,
-    F: Fn(&T) -> K + 'static,
+    G: Keying<T>,
     A: Aggregate<T> + 'static,
-    O: KeyedOut<K, A::Acc>,
+    O: KeyedOut<G::Key, A::Acc>,
 {
     #[inline]
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {

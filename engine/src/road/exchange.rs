@@ -9,6 +9,7 @@
 
 #![expect(unsafe_code, reason = "rows are written to and read from raw buffer bytes; tests/edge.rs reads back what was written")]
 
+use std::borrow::Borrow;
 use std::marker::PhantomData;
 
 use millstream_network::{Buffer, Control, PAYLOAD_BYTES_MAX, Sender, Solid, Stage as LineStage, Streaming, spread_over_two};
@@ -249,7 +250,9 @@ impl<K: Key, V: Fixed> KeyedOut<K, V> for ToShards<K, V> {
             let assignment = &self.assignment;
             let row = |index: usize| {
                 let key = batch.key(index);
-                (assignment.shard_of(key.hash64()), Row { at: batch.at(index).0, key, value: batch.value(index) })
+                let key: &K = key.borrow();
+                let shard = assignment.shard_of(key.hash64());
+                (shard, Row { at: batch.at(index).0, key: *key, value: batch.value(index) })
             };
             // A stage has room for a whole group beyond what is left in it after a flush, which is under `FLUSH_BYTES`.
             if let [first, second] = &mut self.outlets[..] {
@@ -331,7 +334,28 @@ impl<'a, K: Key, V: Fixed> Packed<'a, K, V> {
     }
 }
 
+/// A key of a received row: where it lies if every address will do for it, else a copy.
+pub(crate) enum RowKey<'a, K> {
+    At(&'a K),
+    Copied(K),
+}
+
+impl<K> Borrow<K> for RowKey<'_, K> {
+    #[inline(always)]
+    fn borrow(&self) -> &K {
+        match self {
+            RowKey::At(key) => key,
+            RowKey::Copied(key) => key,
+        }
+    }
+}
+
 impl<K: Key, V: Fixed> Contributions<K, V> for Packed<'_, K, V> {
+    type KeyOut<'b>
+        = RowKey<'b, K>
+    where
+        Self: 'b;
+
     #[inline(always)]
     fn len(&self) -> usize {
         self.rows.len()
@@ -343,8 +367,14 @@ impl<K: Key, V: Fixed> Contributions<K, V> for Packed<'_, K, V> {
     }
 
     #[inline(always)]
-    fn key(&self, index: usize) -> K {
-        self.rows[index].key
+    fn key(&self, index: usize) -> RowKey<'_, K> {
+        let row = &self.rows[index];
+        if const { align_of::<K>() == 1 } {
+            // SAFETY: a field of a row that is borrowed as long; no address is misaligned for it.
+            RowKey::At(unsafe { &*(&raw const row.key) })
+        } else {
+            RowKey::Copied(row.key)
+        }
     }
 
     #[inline(always)]

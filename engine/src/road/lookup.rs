@@ -5,14 +5,16 @@
 
 #![expect(unsafe_code, reason = "slots are raw memory until they hold a key; the tests below compare with a map")]
 
+use std::borrow::Borrow;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use millstream_state::{Key, bytes_of};
+use millstream_state::{Key, bytes_of, is_zero, same_bytes};
 
 use super::chain::{Chain, Stage, pass_signals};
+use super::keyed::Keying;
 use super::prefetch;
 use super::rows::{BATCH_ROWS, Dense, Rows};
 use crate::job::graph::{Graph, NodeId};
@@ -78,10 +80,6 @@ impl<K, V> Drop for Slots<K, V> {
     }
 }
 
-fn is_zero<K: Key>(key: &K) -> bool {
-    bytes_of(key).iter().all(|byte| *byte == 0)
-}
-
 impl<K: Key, V: Copy + 'static> Slots<K, V> {
     fn with_capacity(entries: usize) -> Slots<K, V> {
         let count = (entries * 4 / 3 + 1).next_power_of_two();
@@ -111,10 +109,11 @@ impl<K: Key, V: Copy + 'static> Slots<K, V> {
             // SAFETY: zeroed or written slots are initialised, and a `Key` without padding is compared as bytes by the
             // contract of `Key`; `K` is only looked at as bytes while it may be zero.
             let held = unsafe { std::slice::from_raw_parts(slot.cast::<u8>(), size_of::<K>()) };
-            if held == bytes_of(key) {
+            // SAFETY: both are the bytes of a whole key.
+            if unsafe { same_bytes::<K>(held.as_ptr(), bytes_of(key).as_ptr()) } {
                 return (slot, true);
             }
-            if held.iter().all(|byte| *byte == 0) {
+            if is_zero(held) {
                 return (slot, false);
             }
             index = (index + 1) & self.mask;
@@ -122,7 +121,7 @@ impl<K: Key, V: Copy + 'static> Slots<K, V> {
     }
 
     fn insert(&mut self, key: K, value: V) {
-        if is_zero(&key) {
+        if is_zero(bytes_of(&key)) {
             self.entries += usize::from(self.zero.is_none());
             self.zero = Some((key, value));
             return;
@@ -137,7 +136,7 @@ impl<K: Key, V: Copy + 'static> Slots<K, V> {
 
     #[inline(always)]
     fn get(&self, key: &K, hash: usize) -> Option<&V> {
-        if is_zero(key) {
+        if is_zero(bytes_of(key)) {
             return self.zero.as_ref().map(|(_, value)| value);
         }
         // SAFETY: the key is not zero; a slot that was found has been written whole.
@@ -183,18 +182,18 @@ impl<K: Key, V: Copy + 'static> LookupTable<K, V> {
 
 /// Joins every row with the table's value for its key; rows without one are dropped.
 #[derive(Debug)]
-pub struct Lookup<C, K, V, F, G> {
+pub struct Lookup<C, K, V, G, J> {
     pub(crate) upstream: C,
     pub(crate) table: LookupTable<K, V>,
-    pub(crate) key: F,
-    pub(crate) join: G,
+    pub(crate) key: G,
+    pub(crate) join: J,
     pub(crate) node: NodeId,
 }
 
-struct LookupStage<K, V, F, G, U, N> {
+struct LookupStage<K, V, G, J, U, N> {
     table: LookupTable<K, V>,
-    key: F,
-    join: G,
+    key: G,
+    join: J,
     hashes: Box<[usize; BATCH_ROWS]>,
     prefetch: bool,
     out: Dense<U>,
@@ -202,14 +201,14 @@ struct LookupStage<K, V, F, G, U, N> {
     next: N,
 }
 
-impl<C, K, V, F, G, U> Chain for Lookup<C, K, V, F, G>
+impl<C, K, V, G, J, U> Chain for Lookup<C, K, V, G, J>
 where
     C: Chain,
     K: Key,
     V: Copy + 'static,
     U: 'static,
-    F: Fn(&C::Out) -> K + 'static,
-    G: Fn(&C::Out, &V) -> U + 'static,
+    G: Keying<C::Out, Key = K>,
+    J: Fn(&C::Out, &V) -> U + 'static,
 {
     type Out = U;
 
@@ -229,14 +228,14 @@ where
     }
 }
 
-impl<T, K, V, F, G, U, N> Stage<T> for LookupStage<K, V, F, G, U, N>
+impl<T, K, V, G, J, U, N> Stage<T> for LookupStage<K, V, G, J, U, N>
 where
     T: ?Sized + 'static,
     K: Key,
     V: Copy + 'static,
     U: 'static,
-    F: Fn(&T) -> K + 'static,
-    G: Fn(&T, &V) -> U + 'static,
+    G: Keying<T, Key = K>,
+    J: Fn(&T, &V) -> U + 'static,
     N: Stage<U>,
 {
     #[inline]
@@ -246,7 +245,7 @@ where
         let at = |index| rows.at(index);
         if self.prefetch {
             for index in 0..rows.len() {
-                let hash = key(rows.row(index)).hash64() as usize;
+                let hash = key.key(rows.row(index)).borrow().hash64() as usize;
                 self.hashes[index & (BATCH_ROWS - 1)] = hash;
                 // SAFETY: only an address is formed, inside the table.
                 prefetch(unsafe { &*table.memory.as_ptr().add(hash & table.mask).cast::<u8>() });
@@ -254,14 +253,15 @@ where
             let hashes = &self.hashes;
             let joined = |index: usize| {
                 let row = rows.row(index);
-                table.get(&key(row), hashes[index & (BATCH_ROWS - 1)]).map(|value| join(row, value))
+                table.get(key.key(row).borrow(), hashes[index & (BATCH_ROWS - 1)]).map(|value| join(row, value))
             };
             self.out.fill_some(rows.len(), joined, at);
         } else {
             let joined = |index: usize| {
                 let row = rows.row(index);
-                let key = key(row);
-                table.get(&key, key.hash64() as usize).map(|value| join(row, value))
+                let key = key.key(row);
+                let key: &K = key.borrow();
+                table.get(key, key.hash64() as usize).map(|value| join(row, value))
             };
             self.out.fill_some(rows.len(), joined, at);
         }

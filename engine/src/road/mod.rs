@@ -8,7 +8,7 @@ pub mod attempt;
 pub mod event_time;
 pub mod lookup;
 pub mod aggregate;
-pub(crate) mod keyed;
+pub mod keyed;
 pub(crate) mod combine;
 pub(crate) mod exchange;
 pub(crate) mod merge;

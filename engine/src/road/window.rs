@@ -158,6 +158,11 @@ struct Picked<'a, C> {
 }
 
 impl<K, V, C: Contributions<K, V>> Contributions<K, V> for Picked<'_, C> {
+    type KeyOut<'b>
+        = C::KeyOut<'b>
+    where
+        Self: 'b;
+
     fn len(&self) -> usize {
         self.picked.len()
     }
@@ -166,7 +171,7 @@ impl<K, V, C: Contributions<K, V>> Contributions<K, V> for Picked<'_, C> {
         self.batch.at(self.picked[index] as usize)
     }
 
-    fn key(&self, index: usize) -> K {
+    fn key(&self, index: usize) -> C::KeyOut<'_> {
         self.batch.key(self.picked[index] as usize)
     }
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use millstream::road::rows::Lines;
 use millstream::{
-    Chain, Count, DeadLetter, Flow, LookupTable, OnError, Sink, Source, Stream, Timestamp, Tumbling, Watermarks, Windowed,
+    Chain, Count, DeadLetter, Flow, LookupTable, OnError, Sink, Source, Stream, Timestamp, Tumbling, Watermarks,
+    Windowed,
 };
 use millstream_connectors::file::FileSink;
 
@@ -55,7 +56,7 @@ impl TextAds {
 /// Joins ads to their campaigns.
 fn join_texts(ads: Stream<impl Chain<Out = UuidText>>, table: TextAds) -> Stream<impl Chain<Out = UuidText>> {
     let campaigns = table.campaigns;
-    ads.lookup(table.numbers, |ad| *ad, move |_, number| campaigns[*number as usize])
+    ads.lookup_ref(table.numbers, |ad| ad, move |_, number| campaigns[*number as usize])
 }
 
 /// What becomes of lines that are no events.
@@ -144,7 +145,7 @@ fn count<K: millstream::Key>(
 ) -> Stream<impl Chain<Out = ResultRow<K>>> {
     let clock = flow.clock();
     campaigns
-        .key_by(|campaign| *campaign)
+        .key_by_ref(|campaign| campaign)
         .window(Tumbling::of(Duration::from_millis(WINDOW_MS as u64)))
         .aggregate(Count)
         .named("count")
