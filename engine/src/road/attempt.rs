@@ -176,18 +176,17 @@ where
     #[inline]
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
         cx.enter(self.node);
-        self.out.clear();
         let mut any_bad = false;
-        for index in 0..rows.len() {
-            match (self.map)(rows.row(index)) {
-                Ok(row) => self.out.push(row, rows.at(index)),
-                Err(why) => {
-                    any_bad = true;
-                    let place = cx.place(rows.origin(index));
-                    self.bad.take(rows.row(index), self.node, place, why.to_string(), cx)?;
-                }
+        let (map, bad, node) = (&self.map, &mut self.bad, self.node);
+        let attempt = |index: usize| match map(rows.row(index)) {
+            Ok(row) => Ok(Some(row)),
+            Err(why) => {
+                any_bad = true;
+                let place = cx.place(rows.origin(index));
+                bad.take(rows.row(index), node, place, why.to_string(), cx).map(|()| None)
             }
-        }
+        };
+        self.out.try_fill_some(rows.len(), attempt, |index| rows.at(index))?;
         if any_bad {
             self.bad.batch_done(cx)?;
         }

@@ -270,6 +270,37 @@ impl<T> Dense<T> {
         self.at.extend((0..rows).map(at));
     }
 
+    /// Replaces the rows by those of `make(0..rows)` that are some. After an error there are none.
+    #[inline(always)]
+    pub(crate) fn try_fill_some<E>(
+        &mut self,
+        rows: usize,
+        mut make: impl FnMut(usize) -> Result<Option<T>, E>,
+        at: impl Fn(usize) -> Timestamp,
+    ) -> Result<(), E> {
+        self.clear();
+        self.rows.reserve(rows);
+        self.at.reserve(rows);
+        let (rows_out, at_out) = (self.rows.spare_capacity_mut(), self.at.spare_capacity_mut());
+        // The count stays in a register; pushing to two vectors would store and load two lengths per row, some five
+        // cycles each. A panic or an error on the way leaks what was written, which is allowed, and nothing else.
+        let mut kept = 0;
+        for index in 0..rows {
+            if let Some(row) = make(index)? {
+                rows_out[kept].write(row);
+                at_out[kept].write(at(index));
+                kept += 1;
+            }
+        }
+        // SAFETY: the first `kept` places of both were just written.
+        #[expect(unsafe_code, reason = "the lengths are set once per batch; every stage's test reads back what was filled")]
+        unsafe {
+            self.rows.set_len(kept);
+            self.at.set_len(kept);
+        }
+        Ok(())
+    }
+
     /// Replaces the rows by those of `make(0..rows)` that are some.
     #[inline(always)]
     pub(crate) fn fill_some(
@@ -278,13 +309,10 @@ impl<T> Dense<T> {
         make: impl Fn(usize) -> Option<T>,
         at: impl Fn(usize) -> Timestamp,
     ) {
-        self.clear();
-        self.rows.reserve(rows);
-        self.at.reserve(rows);
-        for index in 0..rows {
-            if let Some(row) = make(index) {
-                self.push(row, at(index));
-            }
+        let filled: Result<(), std::convert::Infallible> = self.try_fill_some(rows, |index| Ok(make(index)), at);
+        match filled {
+            Ok(()) => {}
+            Err(never) => match never {},
         }
     }
 }
