@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::values::{DurationOrOff, duration, duration_or_off, on_off, positive_count, small_count};
 use super::{ShardArgs, UsageError, Verdict};
-use crate::limit::{Encoding, LimitOutcome, QueryLimit, run_query};
+use crate::limit::{Encoding, Exchange, LimitOutcome, QueryLimit, run_query};
 use crate::machine::{Machine, Usage, allowed_cores};
 use crate::report::{self, Report, bytes, count, decimals, rate};
 use crate::ysb::generate::{GeneratorConfig, Pace, Population, START_MS};
@@ -261,9 +261,11 @@ pub(super) fn limit_of(plan: &YsbRun, outcome: &YsbOutcome) -> Result<LimitOutco
     let mut cores = if plan.cores.is_empty() { allowed_cores() } else { plan.cores.clone() };
     cores.truncate(plan.shards as usize);
     if cores.len() < plan.shards as usize {
-        return Err(UsageError("the hand-written loop needs a core for each shard: use fewer --shards".to_owned()).into());
+        return Err(
+            UsageError("the hand-written loop needs a core for each shard: use fewer --shards".to_owned()).into()
+        );
     }
-    let exchange = plan.shards > 1 && !plan.combine;
+    let exchange = if plan.shards > 1 && !plan.combine { Exchange::Rings } else { Exchange::None };
     Ok(run_query(&QueryLimit { exchange, encoding: plan.encoding, events, cores, stages: false })?)
 }
 
@@ -301,7 +303,8 @@ fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&
     report.line("throughput", rate(job.events_per_s(), "events"));
     let each = job.events_per_s() / f64::from(plan.shards);
     report.line("per shard", format!("{}, {} ns each", rate(each, "events"), decimals(1e9 / each, 2)));
-    report.line("time", format!("{} s for {} events", decimals(job.elapsed.as_secs_f64(), 3), count(measured.events_in)));
+    report
+        .line("time", format!("{} s for {} events", decimals(job.elapsed.as_secs_f64(), 3), count(measured.events_in)));
     report.line(
         "checkpoints",
         match plan.checkpoint_interval {
@@ -348,19 +351,14 @@ fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&
     );
     if let Some(limit) = limit {
         let ratio = job.events_per_s() / limit.events_per_s();
-        report.line("limit", format!("{} by hand · ratio {}", rate(limit.events_per_s(), "events"), decimals(ratio, 3)));
+        report
+            .line("limit", format!("{} by hand · ratio {}", rate(limit.events_per_s(), "events"), decimals(ratio, 3)));
     }
     report.line("machine", Machine::probe(&plan.cores).to_string());
     report
 }
 
-fn as_json(
-    args: &YsbArgs,
-    plan: &YsbRun,
-    outcome: &YsbOutcome,
-    used: &Usage,
-    limit: Option<&LimitOutcome>,
-) -> Value {
+fn as_json(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, used: &Usage, limit: Option<&LimitOutcome>) -> Value {
     let YsbOutcome { job, .. } = outcome;
     let (measured, checkpoints) = (&job.measured, &job.checkpoints);
     let at = |histogram: &Histogram<u64>, quantile: f64, unit_us: f64| {

@@ -6,18 +6,20 @@
 //! ```text
 //! fused  each shard: make → views → join → count → fire                                 no exchange
 //! spsc   each shard: make → views → join → partition ═ rings between cores ═ count → fire   every row to its owner
+//! tcp    the same over loopback connections: what two processes on one machine could reach
 //! table  each shard: keys → count in one large table                                    no window, no exchange
 //! ```
 //!
 //! Making the events is inside every figure. Each run's counts are checked against the slow answer afterwards.
 
+mod exchange;
 mod flat;
 mod fused;
 mod query;
 mod ring;
-mod spsc;
 mod stages;
 mod table;
+mod tcp;
 
 use std::sync::Barrier;
 
@@ -28,7 +30,7 @@ use crate::machine::{self, Machine};
 use crate::ysb::generate::GeneratorConfig;
 use crate::ysb::oracle::{Differences, Oracle};
 use millstream::time::{Clock, Nanos};
-use query::{Json, Long, Query, Row, Uuid};
+use query::{Json, Key, Long, Query, Row, Uuid};
 
 /// The form of a hand-written loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, clap::ValueEnum)]
@@ -38,8 +40,21 @@ pub enum Shape {
     Fused,
     /// The query, each row handed to the shard that owns its campaign, through rings between the cores.
     Spsc,
+    /// As spsc, through TCP connections on the loopback.
+    Tcp,
     /// A running count for each key of a large table.
     Table,
+}
+
+/// How rows come to the shard that owns their campaign.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exchange {
+    /// Not at all: each shard counts a part of every campaign.
+    None,
+    /// Through rings between the cores.
+    Rings,
+    /// Through connections on the loopback.
+    Sockets,
 }
 
 /// How events are written.
@@ -57,8 +72,8 @@ pub enum Encoding {
 /// A run of the query.
 #[derive(Clone, Debug)]
 pub struct QueryLimit {
-    /// [`Shape::Fused`] or [`Shape::Spsc`].
-    pub exchange: bool,
+    /// How rows come to the shard that owns their campaign.
+    pub exchange: Exchange,
     /// How events are written.
     pub encoding: Encoding,
     /// The events.
@@ -125,12 +140,15 @@ pub enum LimitError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The loopback cannot be used.
+    #[error("No connection can be made on the loopback interface (127.0.0.1): {0}. Bring it up, or use --shape spsc.")]
+    Loopback(std::io::Error),
 }
 
 /// Runs the query by hand.
 ///
 /// # Errors
-/// When a core cannot be had.
+/// When a core or a connection cannot be had.
 pub fn run_query(limit: &QueryLimit) -> Result<LimitOutcome, LimitError> {
     match limit.encoding {
         Encoding::Long => run_encoded::<Long>(limit),
@@ -141,16 +159,12 @@ pub fn run_query(limit: &QueryLimit) -> Result<LimitOutcome, LimitError> {
 
 fn run_encoded<Q: Query>(limit: &QueryLimit) -> Result<LimitOutcome, LimitError> {
     let query = Q::new(&limit.events.population);
-    let Timed { parts, seconds } = match (limit.exchange, limit.stages) {
-        (false, false) => fused::run::<Q, false>(&query, limit)?,
-        (false, true) => fused::run::<Q, true>(&query, limit)?,
-        (true, false) => spsc::run::<Q, false>(&query, limit)?,
-        (true, true) => spsc::run::<Q, true>(&query, limit)?,
-    };
+    let Timed { parts, seconds } =
+        if limit.stages { run_shape::<Q, true>(&query, limit)? } else { run_shape::<Q, false>(&query, limit)? };
     let machine = Machine::probe(&limit.cores);
     let oracle = Oracle::of_generator(limit.events);
     // Without an exchange each shard counts a part of every row.
-    let parts_max = if limit.exchange { 1 } else { limit.cores.len() as u32 };
+    let parts_max = if limit.exchange == Exchange::None { limit.cores.len() as u32 } else { 1 };
     let rows = parts.iter().flat_map(|part| &part.rows);
     let rows = rows.map(|row| (row.campaign, row.window_start_ms, row.count));
     Ok(LimitOutcome {
@@ -160,6 +174,16 @@ fn run_encoded<Q: Query>(limit: &QueryLimit) -> Result<LimitOutcome, LimitError>
         stages: limit.stages.then(|| parts.iter().map(|part| part.stages).sum()),
         machine,
     })
+}
+
+fn run_shape<Q: Query, const STAGED: bool>(query: &Q, limit: &QueryLimit) -> Result<Timed<Part<Key<Q>>>, LimitError> {
+    match limit.exchange {
+        Exchange::None => fused::run::<Q, STAGED>(query, limit),
+        Exchange::Rings => exchange::run::<Q, _, _, STAGED>(query, limit, || Ok(ring::ring())),
+        Exchange::Sockets => {
+            exchange::run::<Q, _, _, STAGED>(query, limit, || tcp::connection(<Q::Slot as flat::Slot>::NO_KEY))
+        }
+    }
 }
 
 /// Runs the keyed count by hand.

@@ -14,6 +14,7 @@ use std::cell::UnsafeCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::exchange::{Receives, Sends};
 use crate::ysb::event::UuidText;
 
 /// Buffers of a ring: enough that neither side waits for the other's batch to end, few enough to stay in the cache.
@@ -23,7 +24,7 @@ const BUFFERS: usize = 16;
 const BUFFER_BYTES: usize = 128 << 10;
 
 /// Rows that fill whole lines in each column, for all key sizes that are a multiple of four bytes.
-pub(crate) const GROUP_ROWS: usize = 16;
+const GROUP_ROWS: usize = 16;
 
 const LINE_BYTES: usize = 64;
 
@@ -120,12 +121,12 @@ fn fence_streams() {
 }
 
 /// Rows in columns.
-pub(crate) struct Buffer<K> {
+struct Buffer<K> {
     keys: Column<K>,
     times_ms: Column<i64>,
     rows: usize,
     /// Nothing follows.
-    pub(crate) last: bool,
+    last: bool,
 }
 
 impl<K: Bytes> Buffer<K> {
@@ -135,28 +136,28 @@ impl<K: Bytes> Buffer<K> {
     }
 
     /// How many rows fit.
-    pub(crate) const fn capacity() -> usize {
+    const fn capacity() -> usize {
         BUFFER_BYTES / (size_of::<K>() + size_of::<i64>()) / GROUP_ROWS * GROUP_ROWS
     }
 
     /// The keys held.
-    pub(crate) fn keys(&self) -> &[K] {
+    fn keys(&self) -> &[K] {
         self.keys.values(self.rows)
     }
 
     /// Their times.
-    pub(crate) fn times_ms(&self) -> &[i64] {
+    fn times_ms(&self) -> &[i64] {
         self.times_ms.values(self.rows)
     }
 
     /// Whether no further row fits.
-    pub(crate) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.rows == Self::capacity()
     }
 
     /// Takes as many rows as fit and says how many. All but the last rows of a ring come in whole groups.
     #[inline(always)]
-    pub(crate) fn append(&mut self, keys: &[K], times_ms: &[i64]) -> usize {
+    fn append(&mut self, keys: &[K], times_ms: &[i64]) -> usize {
         let rows = keys.len().min(Self::capacity() - self.rows);
         self.keys.write(self.rows, &keys[..rows]);
         self.times_ms.write(self.rows, &times_ms[..rows]);
@@ -208,7 +209,7 @@ pub(crate) fn ring<K: Bytes>() -> (Sender<K>, Receiver<K>) {
 impl<K: Bytes> Sender<K> {
     /// The buffer being filled; none while all are on their way.
     #[inline(always)]
-    pub(crate) fn open(&mut self) -> Option<&mut Buffer<K>> {
+    fn open(&mut self) -> Option<&mut Buffer<K>> {
         if self.tail - self.head_seen == BUFFERS {
             self.head_seen = self.ring.head.0.load(Ordering::Acquire);
             if self.tail - self.head_seen == BUFFERS {
@@ -224,7 +225,7 @@ impl<K: Bytes> Sender<K> {
     ///
     /// # Panics
     /// When none is open.
-    pub(crate) fn publish(&mut self) {
+    fn publish(&mut self) {
         assert!(self.tail - self.head_seen < BUFFERS, "only an open buffer is published");
         fence_streams();
         self.tail += 1;
@@ -235,7 +236,7 @@ impl<K: Bytes> Sender<K> {
 impl<K: Bytes> Receiver<K> {
     /// The oldest filled buffer, until it is released.
     #[inline(always)]
-    pub(crate) fn next(&mut self) -> Option<&Buffer<K>> {
+    fn next(&mut self) -> Option<&Buffer<K>> {
         if self.head == self.tail_seen {
             self.tail_seen = self.ring.tail.0.load(Ordering::Acquire);
             if self.head == self.tail_seen {
@@ -251,12 +252,45 @@ impl<K: Bytes> Receiver<K> {
     ///
     /// # Panics
     /// When there is none.
-    pub(crate) fn release(&mut self) {
+    fn release(&mut self) {
         assert!(self.head < self.tail_seen, "only a buffer that was read is released");
         // SAFETY: as in `next`. Emptied here, so that the sender finds it so.
         unsafe { (*self.ring.buffers[self.head % BUFFERS].get()).rows = 0 };
         self.head += 1;
         self.ring.head.0.store(self.head, Ordering::Release);
+    }
+}
+
+impl<K: Bytes> Sends<K> for Sender<K> {
+    const GROUP_ROWS: usize = GROUP_ROWS;
+
+    #[inline(always)]
+    fn send(&mut self, keys: &[K], times_ms: &[i64]) -> usize {
+        let Some(buffer) = self.open() else { return 0 };
+        let rows = buffer.append(keys, times_ms);
+        if buffer.is_full() {
+            self.publish();
+        }
+        rows
+    }
+
+    fn end(&mut self) -> bool {
+        let Some(buffer) = self.open() else { return false };
+        buffer.last = true;
+        self.publish();
+        true
+    }
+}
+
+impl<K: Bytes> Receives<K> for Receiver<K> {
+    const LOOK_AFTER_BATCHES: u32 = 1;
+
+    #[inline(always)]
+    fn receive(&mut self, see: impl FnOnce(&[K], &[i64], bool)) -> bool {
+        let Some(buffer) = self.next() else { return false };
+        see(buffer.keys(), buffer.times_ms(), buffer.last);
+        self.release();
+        true
     }
 }
 
@@ -279,34 +313,29 @@ mod tests {
                     let keys: Vec<K> = rows.map(key_of).collect();
                     let mut sent = 0;
                     while sent < keys.len() {
-                        let Some(buffer) = sender.open() else {
-                            std::thread::yield_now();
-                            continue;
-                        };
-                        sent += buffer.append(&keys[sent..], &times_ms[sent..]);
-                        if buffer.is_full() {
-                            sender.publish();
+                        match sender.send(&keys[sent..], &times_ms[sent..]) {
+                            0 => std::thread::yield_now(),
+                            rows => sent += rows,
                         }
                     }
                     next += sent as u64;
                 }
-                while sender.open().map(|buffer| buffer.last = true).is_none() {
+                while !sender.end() {
                     std::thread::yield_now();
                 }
-                sender.publish();
             });
             let (mut next, mut ended) = (0, false);
             while !ended {
-                let Some(buffer) = receiver.next() else {
+                let seen = receiver.receive(|keys, times_ms, last| {
+                    for (key, time_ms) in keys.iter().zip(times_ms) {
+                        assert_eq!((*key, *time_ms), (key_of(next), next as i64));
+                        next += 1;
+                    }
+                    ended = last;
+                });
+                if !seen {
                     std::thread::yield_now();
-                    continue;
-                };
-                for (key, time_ms) in buffer.keys().iter().zip(buffer.times_ms()) {
-                    assert_eq!((*key, *time_ms), (key_of(next), next as i64));
-                    next += 1;
                 }
-                ended = buffer.last;
-                receiver.release();
             }
             assert_eq!(next, ROWS);
             assert!(receiver.next().is_none());

@@ -1,7 +1,7 @@
 //! The query with a full exchange: each shard makes events, and each counts the campaigns it owns.
 //!
-//! Between the cores the rows go in columns through one ring for each pair of shards. A shard that finds a ring full
-//! counts what others sent meanwhile, so that no two can wait for each other.
+//! How rows travel is the [`Sends`] and [`Receives`] of a link, one for each pair of shards: a ring between cores, or a
+//! socket. A shard that cannot send counts what others sent meanwhile, so that no two can wait for each other.
 
 use std::sync::Mutex;
 
@@ -10,90 +10,112 @@ use millstream::road::rows::Batch as _;
 use super::flat::Slot;
 use super::fused::windows_expected;
 use super::query::{BATCH_ROWS, Key, Keyed, Query, Windows};
-use super::ring::{GROUP_ROWS, Receiver, Sender, ring};
 use super::stages::{Laps, Stage};
 use super::{LimitError, Part, QueryLimit, Timed, run_pinned};
 use crate::ysb::generate::Generator;
 
-pub(super) fn run<Q: Query, const STAGED: bool>(
+/// The end of a link that rows go into.
+pub(super) trait Sends<K>: Send {
+    /// Rows are taken in multiples of this, but for the last.
+    const GROUP_ROWS: usize;
+
+    /// Takes as many of the rows as it can and says how many; none while the link is full.
+    fn send(&mut self, keys: &[K], times_ms: &[i64]) -> usize;
+
+    /// Sends what was held back, and that nothing follows. False: the link is full, try again.
+    fn end(&mut self) -> bool;
+}
+
+/// The end of a link that rows come out of, in the order they were sent.
+pub(super) trait Receives<K>: Send {
+    /// After how many batches made here it is worth looking: each look at a socket is a system call.
+    const LOOK_AFTER_BATCHES: u32;
+
+    /// Shows the oldest rows not yet seen, and whether they are the last; false if there are none.
+    fn receive(&mut self, see: impl FnOnce(&[K], &[i64], bool)) -> bool;
+}
+
+/// Links of one kind, from each shard to each other: `link(from, to)` for all pairs.
+pub(super) fn run<Q, S, R, const STAGED: bool>(
     query: &Q,
     limit: &QueryLimit,
-) -> Result<Timed<Part<Key<Q>>>, LimitError> {
+    mut link: impl FnMut() -> Result<(S, R), LimitError>,
+) -> Result<Timed<Part<Key<Q>>>, LimitError>
+where
+    Q: Query,
+    S: Sends<Key<Q>>,
+    R: Receives<Key<Q>>,
+{
     let shards = limit.cores.len();
-    let mut links: Vec<Links<Key<Q>>> = (0..shards).map(|_| Links::default()).collect();
+    let mut ends: Vec<Ends<S, R>> = (0..shards).map(|_| Ends { outputs: Vec::new(), inputs: Vec::new() }).collect();
     for from in 0..shards {
         for to in 0..shards {
-            let (sender, receiver) = if from == to { (None, None) } else { some_both(ring()) };
-            links[from].outputs.push(sender);
-            links[to].inputs.extend(receiver.map(|receiver| Input { receiver, through_ms: i64::MIN }));
+            if from == to {
+                ends[from].outputs.push(None);
+                continue;
+            }
+            let (output, receiver) = link()?;
+            ends[from].outputs.push(Some(output));
+            ends[to].inputs.push(Input { receiver, through_ms: i64::MIN });
         }
     }
-    let links: Vec<_> = links.into_iter().map(|links| Mutex::new(Some(links))).collect();
+    let ends: Vec<_> = ends.into_iter().map(|ends| Mutex::new(Some(ends))).collect();
 
     run_pinned(&limit.cores, |shard| {
-        let links = links[shard].lock().ok().and_then(|mut links| links.take());
-        let links = links.expect("each shard's links are taken once");
+        let ends = ends[shard].lock().ok().and_then(|mut ends| ends.take());
+        let Ends { outputs, inputs } = ends.expect("each shard's ends are taken once");
         let population = &limit.events.population;
         let generator = Generator::new(limit.events, shard as u32, shards as u32);
         // A shard owns its share of the campaigns and somewhat more or less. A tenth covers ten million, the constant
         // what chance does to a hundred.
         let campaigns = (population.campaigns as usize).min(population.campaigns as usize / shards * 11 / 10 + 100);
         let windows = Windows::<Q::Slot>::new(campaigns, campaigns * windows_expected(limit));
-        let parted = (0..shards).map(|_| Keyed::new(Q::Slot::NO_KEY, BATCH_ROWS + GROUP_ROWS)).collect();
-        let owner = Owner { windows, inputs: links.inputs, own_ms: generator.next_ms() };
-        let shard = Shard { query, shard, generator, parted, outputs: links.outputs, owner };
+        let rows_max = BATCH_ROWS + S::GROUP_ROWS;
+        let parted = (0..shards).map(|_| Keyed::new(Q::Slot::NO_KEY, rows_max)).collect();
+        let owner = Owner { windows, inputs, own_ms: generator.next_ms() };
+        let shard = Shard { query, shard, generator, parted, outputs, owner };
         move || shard.run::<STAGED>()
     })
 }
 
-fn some_both<A, B>((a, b): (A, B)) -> (Option<A>, Option<B>) {
-    (Some(a), Some(b))
-}
-
-/// A shard's ends of all rings.
-struct Links<K> {
+/// A shard's ends of all links.
+struct Ends<S, R> {
     /// By shard; none to itself.
-    outputs: Vec<Option<Sender<K>>>,
-    inputs: Vec<Input<K>>,
+    outputs: Vec<Option<S>>,
+    inputs: Vec<Input<R>>,
 }
 
-impl<K> Default for Links<K> {
-    fn default() -> Links<K> {
-        Links { outputs: Vec::new(), inputs: Vec::new() }
-    }
-}
-
-struct Input<K> {
-    receiver: Receiver<K>,
+struct Input<R> {
+    receiver: R,
     /// No later row is older.
     through_ms: i64,
 }
 
-struct Shard<'a, Q: Query> {
+struct Shard<'a, Q: Query, S, R> {
     query: &'a Q,
     shard: usize,
     generator: Generator,
     /// Rows by the shard that owns them, on their way: fewer than a group stay behind after each batch.
     parted: Vec<Keyed<Key<Q>>>,
-    outputs: Vec<Option<Sender<Key<Q>>>>,
-    owner: Owner<Q::Slot>,
+    outputs: Vec<Option<S>>,
+    owner: Owner<Q::Slot, R>,
 }
 
 /// What a shard does with the rows of its own campaigns.
-struct Owner<S: Slot> {
+struct Owner<S: Slot, R> {
     windows: Windows<S>,
-    inputs: Vec<Input<S::Key>>,
+    inputs: Vec<Input<R>>,
     /// No event still to be made here is older.
     own_ms: i64,
 }
 
-impl<Q: Query> Shard<'_, Q> {
+impl<Q: Query, S: Sends<Key<Q>>, R: Receives<Key<Q>>> Shard<'_, Q, S, R> {
     fn run<const STAGED: bool>(mut self) -> Part<Key<Q>> {
         let mut laps = Laps::<STAGED>::start();
         let mut batch = Q::Batch::default();
         let mut views = Keyed::new(Q::Slot::NO_KEY, BATCH_ROWS);
         let mut campaigns = [Q::Slot::NO_KEY; BATCH_ROWS];
-        loop {
+        for batch_number in 1_u32.. {
             batch.clear();
             let made = self.generator.fill(&mut batch, BATCH_ROWS);
             laps.lap(Stage::Generate);
@@ -107,13 +129,15 @@ impl<Q: Query> Shard<'_, Q> {
             laps.lap(Stage::Join);
             partition::<Q::Slot>(campaigns, views.times_ms(), &mut self.parted);
             laps.lap(Stage::Partition);
-            self.hand_over(GROUP_ROWS);
+            self.hand_over(S::GROUP_ROWS);
             laps.lap(Stage::HandOver);
             let own = &mut self.parted[self.shard];
             self.owner.windows.count(own.keys(), own.times_ms());
             own.clear();
             self.owner.own_ms = self.generator.next_ms();
-            self.owner.take_all();
+            if batch_number.is_multiple_of(R::LOOK_AFTER_BATCHES) {
+                self.owner.take_all();
+            }
             laps.lap(Stage::Count);
         }
         self.hand_over(1);
@@ -134,43 +158,38 @@ impl<Q: Query> Shard<'_, Q> {
             let whole = rows.keys().len() / group * group;
             let mut moved = 0;
             while moved < whole {
-                let Some(buffer) = output.open() else {
+                let taken = output.send(&rows.keys()[moved..whole], &rows.times_ms()[moved..whole]);
+                if taken == 0 {
                     self.owner.take_all();
-                    continue;
-                };
-                moved += buffer.append(&rows.keys()[moved..whole], &rows.times_ms()[moved..whole]);
-                if buffer.is_full() {
-                    output.publish();
                 }
+                moved += taken;
             }
             rows.keep_from(whole);
         }
     }
 
-    /// Publishes what is open, as the last.
+    /// Lets the others know that nothing follows.
     fn end_outputs(&mut self) {
         for output in self.outputs.iter_mut().flatten() {
-            while output.open().map(|buffer| buffer.last = true).is_none() {
+            while !output.end() {
                 self.owner.take_all();
             }
-            output.publish();
         }
     }
 }
 
-impl<S: Slot> Owner<S> {
+impl<S: Slot, R: Receives<S::Key>> Owner<S, R> {
     /// Counts all that has arrived and fires what can be fired. True once no more will come.
     fn take_all(&mut self) -> bool {
         let mut through_ms = self.own_ms;
-        for input in &mut self.inputs {
-            while let Some(buffer) = input.receiver.next() {
-                self.windows.count(buffer.keys(), buffer.times_ms());
-                // Without disorder a buffer's last row is as old as the sender's rows get.
-                input.through_ms =
-                    if buffer.last { i64::MAX } else { buffer.times_ms().last().copied().unwrap_or(input.through_ms) };
-                input.receiver.release();
-            }
-            through_ms = through_ms.min(input.through_ms);
+        for Input { receiver, through_ms: input_ms } in &mut self.inputs {
+            let mut see = |keys: &[S::Key], times_ms: &[i64], last: bool| {
+                self.windows.count(keys, times_ms);
+                // Without disorder no later row is older than the last one here.
+                *input_ms = if last { i64::MAX } else { times_ms.last().copied().unwrap_or(*input_ms) };
+            };
+            while receiver.receive(&mut see) {}
+            through_ms = through_ms.min(*input_ms);
         }
         self.windows.fire(through_ms);
         through_ms == i64::MAX
