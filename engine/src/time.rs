@@ -106,7 +106,7 @@ impl Clock {
 fn read_clock(clock: libc::clockid_t) -> u64 {
     let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `at` is a valid timespec for the call to fill, and both clock ids exist on every Linux.
-    #[expect(unsafe_code, reason = "clock_gettime: std's Instant cannot be turned into a number to compare across threads")]
+    #[expect(unsafe_code, reason = "std's Instant is no number that can be compared across threads")]
     unsafe {
         libc::clock_gettime(clock, &mut at);
     }

@@ -16,7 +16,9 @@ struct Sale {
 
 fn sales(count: u64) -> Vec<Sale> {
     let mix = |x: u64| (x ^ (x >> 31)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 7;
-    (0..count).map(|i| Sale { shop: mix(i) % 57, at_ms: (i / 10) as i64, cents: (mix(i + 1) % 1000) as i64 - 300 }).collect()
+    (0..count)
+        .map(|i| Sale { shop: mix(i) % 57, at_ms: (i / 10) as i64, cents: (mix(i + 1) % 1000) as i64 - 300 })
+        .collect()
 }
 
 type Row = (u64, i64, u64, i64, i64);

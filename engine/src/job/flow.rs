@@ -149,9 +149,8 @@ impl Job {
 /// Runs the closure once, noting operators and building nothing.
 pub(crate) fn plan(factory: &Factory) -> Result<super::graph::Plan, JobError> {
     let flow = Flow::new(Graph::new(None));
-    crate::run::panics::catch(|| factory(&flow)).map_err(|panic| {
-        JobError::Unusable(format!("the closure that describes the job panicked: {panic}"))
-    })?;
+    crate::run::panics::catch(|| factory(&flow))
+        .map_err(|panic| JobError::Unusable(format!("the closure that describes the job panicked: {panic}")))?;
     let graph = flow.into_graph();
     graph.plan.check()?;
     Ok(graph.plan)

@@ -60,14 +60,7 @@ impl<C: Chain, G: Keying<C::Out>> WindowedStream<C, G> {
             plan.edges += 1;
             plan.edges - 1
         };
-        let chain = WindowAggregate {
-            upstream: stream.chain,
-            key,
-            aggregate,
-            panes: window.panes(),
-            node,
-            edge,
-        };
+        let chain = WindowAggregate { upstream: stream.chain, key, aggregate, panes: window.panes(), node, edge };
         Stream { chain, flow, node }
     }
 }
@@ -98,7 +91,8 @@ where
         let edge = graph.take_edge(edge);
         // Four ways to one result: folded first or not, across an edge or straight into the windows.
         if combine {
-            let Some(windows) = open_windows::<_, G::Key, _, Combined, N>(aggregate.clone(), panes, node, next, graph) else {
+            let Some(windows) = open_windows::<_, G::Key, _, Combined, N>(aggregate.clone(), panes, node, next, graph)
+            else {
                 return;
             };
             match edge {
@@ -110,7 +104,8 @@ where
                 }
             }
         } else {
-            let Some(windows) = open_windows::<_, G::Key, _, Raw, N>(aggregate.clone(), panes, node, next, graph) else {
+            let Some(windows) = open_windows::<_, G::Key, _, Raw, N>(aggregate.clone(), panes, node, next, graph)
+            else {
                 return;
             };
             match edge {
@@ -156,6 +151,12 @@ fn restore<K: Key, V: Fixed>(site: &Site, uid: &str) -> Result<(Table<K, V>, Tim
     let watermark = serde_json::from_value(part.blob["watermark"].clone()).map_err(|error| unusable(&error))?;
     let files = part.tables.first().map_or(&[][..], |table| &table.files[..]);
     let (table, restored) = Table::restore(config, store, files).map_err(|error| unusable(&error))?;
-    tracing::info!(operator = uid, shard = site.shard, bytes = restored.bytes_read, pages = restored.pages, "state restored");
+    tracing::info!(
+        operator = uid,
+        shard = site.shard,
+        bytes = restored.bytes_read,
+        pages = restored.pages,
+        "state restored"
+    );
     Ok((table, watermark))
 }

@@ -182,6 +182,9 @@ mod tests {
     fn bounded_disorder_subtracts() {
         assert_eq!(Watermarks::bounded(Duration::from_millis(50)).after(Timestamp(100)), Timestamp(49));
         assert_eq!(Watermarks::monotonic().after(Timestamp::MIN), Timestamp::MIN);
-        assert_eq!(Watermarks::bounded(Duration::MAX).after(Timestamp(0)), Timestamp(-i64::MAX - 1).max(Timestamp::MIN));
+        assert_eq!(
+            Watermarks::bounded(Duration::MAX).after(Timestamp(0)),
+            Timestamp(-i64::MAX - 1).max(Timestamp::MIN)
+        );
     }
 }

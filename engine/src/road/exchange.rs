@@ -7,12 +7,17 @@
 //! A row on an edge is `| at 8 | key | value |` without padding, each part in its archived form, which for a
 //! [`Fixed`] type is its own memory. Rows do not straddle buffers. Marks ride in the header of the buffer they follow.
 
-#![expect(unsafe_code, reason = "rows are written to and read from raw buffer bytes; tests/edge.rs reads back what was written")]
+#![expect(
+    unsafe_code,
+    reason = "rows are written to and read from raw buffer bytes; tests/edge.rs reads back what was written"
+)]
 
 use std::borrow::Borrow;
 use std::marker::PhantomData;
 
-use millstream_network::{Buffer, Control, PAYLOAD_BYTES_MAX, Sender, Solid, Stage as LineStage, Streaming, spread_over_two};
+use millstream_network::{
+    Buffer, Control, PAYLOAD_BYTES_MAX, Sender, Solid, Stage as LineStage, Streaming, spread_over_two,
+};
 use millstream_state::{Fixed, Key};
 
 use super::chain::Signal;
@@ -106,7 +111,15 @@ impl<K: Key, V: Fixed> ToShards<K, V> {
                 let how = if to == shard as usize { Streaming::Plain } else { Streaming::NonTemporal };
                 let stage = LineStage::new(stage_bytes, how);
                 let row_bytes = Self::ROW_BYTES;
-                Outlet { stage, open: None, lane, spill: Vec::new(), row_bytes, sent_watermark: Timestamp::MIN, sent_idle: false }
+                Outlet {
+                    stage,
+                    open: None,
+                    lane,
+                    spill: Vec::new(),
+                    row_bytes,
+                    sent_watermark: Timestamp::MIN,
+                    sent_idle: false,
+                }
             })
             .collect();
         ToShards { assignment, outlets, watermark: Timestamp::MIN, idle: false, group_rows, row: PhantomData }
@@ -370,8 +383,9 @@ impl<K: Key, V: Fixed> Contributions<K, V> for Packed<'_, K, V> {
     fn key(&self, index: usize) -> RowKey<'_, K> {
         let row = &self.rows[index];
         if const { align_of::<K>() == 1 } {
+            let key = &raw const row.key;
             // SAFETY: a field of a row that is borrowed as long; no address is misaligned for it.
-            RowKey::At(unsafe { &*(&raw const row.key) })
+            RowKey::At(unsafe { &*key })
         } else {
             RowKey::Copied(row.key)
         }

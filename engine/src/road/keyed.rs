@@ -42,7 +42,7 @@ impl<T: ?Sized, K: Key, F: Fn(&T) -> K + 'static> Keying<T> for ByValue<K, F> {
         T: 'a;
 
     #[inline(always)]
-    fn key<'a>(&self, row: &'a T) -> K {
+    fn key(&self, row: &T) -> K {
         (self.0)(row)
     }
 }

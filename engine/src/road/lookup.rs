@@ -5,8 +5,8 @@
 
 #![expect(unsafe_code, reason = "slots are raw memory until they hold a key; the tests below compare with a map")]
 
-use std::borrow::Borrow;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::borrow::Borrow;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;

@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 use millstream_network::{Buffer, Control, Receiver};
 use millstream_state::{Epoch, Fixed, Key};
 
+use super::chain::Signal;
 use super::exchange::Packed;
 use super::keyed::KeyedOut;
-use super::chain::Signal;
 use super::rows::BATCH_ROWS;
 use crate::epoch::Barrier;
 use crate::epoch::align::{Aligner, Merged, WatermarkMerge};

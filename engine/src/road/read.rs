@@ -42,7 +42,9 @@ impl<S: Source> Chain for Read<S> {
             if let Some(part) = site.restored(&uid) {
                 let positions: BTreeMap<String, u64> =
                     serde_json::from_value(part.blob["positions"].clone()).map_err(|error| {
-                        JobError::Mismatch(format!("source \"{uid}\": the checkpoint's positions are unreadable: {error}"))
+                        JobError::Mismatch(format!(
+                            "source \"{uid}\": the checkpoint's positions are unreadable: {error}"
+                        ))
                     })?;
                 for split in &mut splits {
                     if let Some(position) = positions.get(&split.name()) {
@@ -125,9 +127,14 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
             cx.enter(self.node);
             self.batch.clear();
             let first = split.reader.position();
-            let polled = split.reader.poll(&mut self.batch, BATCH_ROWS).map_err(|error| Fault::source(self.node, error))?;
+            let polled =
+                split.reader.poll(&mut self.batch, BATCH_ROWS).map_err(|error| Fault::source(self.node, error))?;
             let rows = self.batch.len();
-            assert!(rows <= BATCH_ROWS, "source split {} gave {rows} rows where {BATCH_ROWS} were asked for", split.name);
+            assert!(
+                rows <= BATCH_ROWS,
+                "source split {} gave {rows} rows where {BATCH_ROWS} were asked for",
+                split.name
+            );
             self.stand(index, polled, rows > 0, cx)?;
             if rows > 0 {
                 self.rows_in += rows as u64;

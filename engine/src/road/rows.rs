@@ -293,7 +293,7 @@ impl<T> Dense<T> {
             }
         }
         // SAFETY: the first `kept` places of both were just written.
-        #[expect(unsafe_code, reason = "the lengths are set once per batch; every stage's test reads back what was filled")]
+        #[expect(unsafe_code, reason = "lengths are set once per batch; every stage's test reads them back")]
         unsafe {
             self.rows.set_len(kept);
             self.at.set_len(kept);

@@ -119,9 +119,9 @@ impl<T: 'static, W: SinkWriter<T>> SinkStage<T, W> {
     /// Opens the sink's writer on this shard; notes the error if it cannot be opened.
     pub(crate) fn open<S: Sink<T, Writer = W>>(sink: &S, node: NodeId, graph: &mut Graph) -> Option<Self> {
         graph.on_site(|site, plan| {
-            let writer = sink.open(site.shard, site.config.shards).map_err(|error| {
-                JobError::Unusable(format!("sink \"{}\": {error}", plan.uid(node)))
-            })?;
+            let writer = sink
+                .open(site.shard, site.config.shards)
+                .map_err(|error| JobError::Unusable(format!("sink \"{}\": {error}", plan.uid(node))))?;
             Ok(SinkStage { end: Written(writer, PhantomData), node })
         })
     }

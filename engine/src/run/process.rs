@@ -50,7 +50,8 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
         Some(dir) => Some(Store::open(dir).map_err(|error| JobError::Unusable(error.to_string()))?),
         None if config.checkpoint_interval.is_some() => {
             return Err(JobError::Unusable(
-                "a checkpoint interval is set and no directory to keep checkpoints in: use .checkpoints(dir, interval)".into(),
+                "a checkpoint interval is set and no directory to keep checkpoints in: use .checkpoints(dir, interval)"
+                    .into(),
             ));
         }
         None => None,
@@ -310,10 +311,10 @@ impl Lead {
         running: &mut Vec<Running>,
     ) -> Result<(), JobError> {
         let shards = self.config.shards;
-        let doorbells = (0..shards)
-            .map(|_| Doorbell::new().map(Arc::new))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| JobError::Machine(format!("an event descriptor cannot be had: {error}. Raise `ulimit -n`")))?;
+        let doorbells =
+            (0..shards).map(|_| Doorbell::new().map(Arc::new)).collect::<Result<Vec<_>, _>>().map_err(|error| {
+                JobError::Machine(format!("an event descriptor cannot be had: {error}. Raise `ulimit -n`"))
+            })?;
         let mut edges = lay_edges(self.plan.edges, &doorbells);
         for shard in 0..shards {
             let (orders, take_orders) = unbounded();

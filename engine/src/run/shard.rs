@@ -232,7 +232,10 @@ impl Shard {
         for (node, slot) in slots {
             while !slot.is_filled() {
                 if let Some(panic) = self.io.panicked() {
-                    return Err(JobError::Unusable(format!("sink \"{}\" panicked while it recovered: {panic}", self.plan.uid(node))));
+                    return Err(JobError::Unusable(format!(
+                        "sink \"{}\" panicked while it recovered: {panic}",
+                        self.plan.uid(node)
+                    )));
                 }
                 self.io.sleep(Some(RECOVER_POLL)).await;
             }
@@ -392,7 +395,8 @@ impl Shard {
         for task in &mut self.tasks {
             task.states(&mut verdict);
         }
-        let mut commit = CommitVisitor { committables: std::mem::take(&mut self.uncommitted), io: &self.io, slots: Vec::new() };
+        let mut commit =
+            CommitVisitor { committables: std::mem::take(&mut self.uncommitted), io: &self.io, slots: Vec::new() };
         for task in &mut self.tasks {
             task.states(&mut commit);
         }
@@ -414,7 +418,12 @@ impl Shard {
         self.report.turn_us.saturating_record((turn.as_micros() as u64).max(1));
         if turn >= LONG_TURN {
             let operator = self.plan.uid(self.current.get());
-            tracing::warn!(shard = self.shard, operator, turn_ms = turn.as_millis() as u64, "a long turn of the shard's loop");
+            tracing::warn!(
+                shard = self.shard,
+                operator,
+                turn_ms = turn.as_millis() as u64,
+                "a long turn of the shard's loop"
+            );
         }
         self.turns += 1;
         let events_in = self.tasks.iter().map(|task| task.rows_in()).sum();
