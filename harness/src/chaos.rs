@@ -87,7 +87,9 @@ pub fn run(chaos: &Chaos, tell: &mut dyn FnMut(&str)) -> Result<ChaosOutcome, St
         let at_start = moments.draw().is_multiple_of(4);
         let mut alive_at: Option<Nanos> = None;
         let ended = loop {
-            if let Some(status) = child.try_wait().map_err(|error| format!("the child cannot be waited for: {error}"))? {
+            if let Some(status) =
+                child.try_wait().map_err(|error| format!("the child cannot be waited for: {error}"))?
+            {
                 break Some(status);
             }
             let now = clock.now();
@@ -178,7 +180,8 @@ impl Rooms {
 
     /// Visible files of the output: it only grows.
     fn committed_files(&self) -> Result<usize, String> {
-        let entries = fs::read_dir(&self.out).map_err(|error| format!("{} cannot be read: {error}", self.out.display()))?;
+        let entries =
+            fs::read_dir(&self.out).map_err(|error| format!("{} cannot be read: {error}", self.out.display()))?;
         Ok(entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("part-")).count())
     }
 

@@ -9,8 +9,8 @@
 //!
 //! No figure without a check: every run's counts are compared with an answer computed a slow and obvious way.
 
-pub mod cli;
 pub mod chaos;
+pub mod cli;
 pub mod keys;
 pub mod limit;
 pub mod machine;

@@ -142,10 +142,16 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
     report.line("duplicated", differences.duplicated.to_string());
     let recovery = &outcome.recovery_ms;
     let (p50, max) = (recovery.value_at_quantile(0.5), recovery.max());
-    report.line("recovery", format!("p50 {} · max {} ms from a kill to the first row after it", decimals(p50 as f64, 0), max));
+    report.line(
+        "recovery",
+        format!("p50 {} · max {} ms from a kill to the first row after it", decimals(p50 as f64, 0), max),
+    );
     report.line("result", differences.to_string());
     if !enough {
-        report.line("too short", format!("the job was done after {} of {} kills: lower --rate", outcome.kills, args.kills));
+        report.line(
+            "too short",
+            format!("the job was done after {} of {} kills: lower --rate", outcome.kills, args.kills),
+        );
     }
     report.print();
     if args.json {

@@ -6,9 +6,9 @@
 mod chaos;
 mod generate;
 mod limit;
+pub mod values;
 mod verify;
 mod ysb;
-pub mod values;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -48,8 +48,9 @@ impl Dataset {
                 log.display()
             )
         })?;
-        let written: Written = serde_json::from_str(&text)
-            .map_err(|error| format!("{} is not what `harness generate ysb` writes: {error}. Generate the log anew.", path.display()))?;
+        let written: Written = serde_json::from_str(&text).map_err(|error| {
+            format!("{} is not what `harness generate ysb` writes: {error}. Generate the log anew.", path.display())
+        })?;
         let population =
             Population { campaigns: written.campaigns, ads_per_campaign: written.ads_per_campaign, seed: written.seed };
         let pace = Pace::per_ms(written.events_per_ms);

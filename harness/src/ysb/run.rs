@@ -9,8 +9,8 @@ use millstream::road::rows::{Batch, Lines};
 use millstream::{Clock, Flow, Job, JobError, JobHandle, JobReport, Key, OnError};
 use millstream_connectors::log::LogSource;
 
-use super::encode::Encoded;
 use super::dataset::Dataset;
+use super::encode::Encoded;
 use super::event::{AdEvent, AdEventText, UuidText};
 use super::generate::{GeneratorConfig, Population};
 use super::oracle::{CampaignName, Differences, Oracle};
@@ -215,7 +215,9 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
         (None, None) => None,
         (None, Some(_)) => {
             temporary = tempfile::Builder::new().prefix("millstream-ysb-").tempdir().map_err(|error| {
-                RunError::Harness(format!("no temporary directory for checkpoints can be made: {error}. Name one with --checkpoint-dir"))
+                RunError::Harness(format!(
+                    "no temporary directory for checkpoints can be made: {error}. Name one with --checkpoint-dir"
+                ))
             })?;
             Some(temporary.path().to_path_buf())
         }
@@ -261,12 +263,7 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
 }
 
 /// Waits for the job's end, tells how far it is, and closes the input when its time is over.
-fn watch(
-    handle: JobHandle,
-    run: &YsbRun,
-    shares: &Shares,
-    tell: &mut dyn FnMut(Told),
-) -> Result<JobReport, RunError> {
+fn watch(handle: JobHandle, run: &YsbRun, shares: &Shares, tell: &mut dyn FnMut(Told)) -> Result<JobReport, RunError> {
     let clock = Clock::system();
     let mut began = None;
     while !handle.is_finished() {

@@ -31,7 +31,8 @@ pub fn committed_rows<C: CampaignName>(dir: &Path) -> Result<Vec<(C, i64, u64)>,
             let place = || format!("{}, line {}", path.display(), number + 1);
             let line = line.map_err(|error| format!("{}: {error}", place()))?;
             let row: ResultRow<String> = line.parse().map_err(|error| format!("{}: {error}", place()))?;
-            let campaign = C::parse(&row.campaign).ok_or_else(|| format!("{}: `{}` is no campaign", place(), row.campaign))?;
+            let campaign =
+                C::parse(&row.campaign).ok_or_else(|| format!("{}: `{}` is no campaign", place(), row.campaign))?;
             rows.push((campaign, row.window_start_ms, row.count));
         }
     }
