@@ -9,7 +9,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "rows are written to and read from raw buffer bytes; tests/edge.rs reads back what was written"
+    reason = "rows are written to and read from raw buffer bytes; trial/edge.rs reads back what was written"
 )]
 
 use std::borrow::Borrow;

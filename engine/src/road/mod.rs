@@ -14,6 +14,8 @@ pub(crate) mod exchange;
 pub(crate) mod merge;
 pub mod window;
 pub mod sink;
+#[cfg(test)]
+mod trial;
 
 /// Asks for the line that holds `at`, ahead of its use.
 #[inline(always)]
