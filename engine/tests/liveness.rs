@@ -8,7 +8,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use millstream::road::sink::{Committable, Epoch, SinkFuture};
-use millstream::{Clock, Guarantee, Items, Job, Sink, SinkError, SinkWriter};
+use millstream::{
+    Clock, Count, Guarantee, Items, Job, OnError, Sink, SinkError, SinkWriter, Timestamp, Tumbling, Watermarks,
+};
+use millstream_connectors::log::{LogSource, LogWriter};
 use millstream_connectors::memory::NullSink;
 use sales::{Place, Sales, assert_same, job, oracle};
 
@@ -118,6 +121,45 @@ fn a_sink_that_holds_back_is_asked_again() {
         assert_eq!(counted.rows(), 20_000);
         assert!(took < Duration::from_secs(5), "20 pauses of 10 ms took {took:?}");
     }
+}
+
+/// Millions of dirty bytes, frozen when no more rows come: nothing but the disk tells the shards to go on.
+#[test]
+fn a_snapshot_goes_on_in_an_idle_shard() {
+    const KEYS: u64 = 1_000_000;
+    let place = Place::new();
+    let log = place.path().join("log");
+    let mut keys = LogWriter::create(&log, 2).unwrap();
+    for key in 0..KEYS {
+        keys.append((key % 2) as u32, &key.to_le_bytes()).unwrap();
+    }
+    keys.flush().unwrap();
+    let sink = NullSink::new();
+    let running = Job::new("idle", move |flow| {
+        let number = |row: &[u8]| row.try_into().map(u64::from_le_bytes).map_err(|error| format!("{error}"));
+        flow.source(LogSource::new(&log).follow())
+            .try_map(number, OnError::Fail)
+            .event_time(|key| Timestamp((key / 1_000) as i64), Watermarks::monotonic())
+            .key_by(|key| *key)
+            .window(Tumbling::of(Duration::from_secs(86_400)))
+            .aggregate(Count)
+            .sink(sink.clone());
+    })
+    .shards(2)
+    .combine(false)
+    .checkpoints(place.checkpoints(), Duration::from_millis(1_500))
+    .start()
+    .unwrap();
+    while running.events_in() < KEYS || place.epochs().is_empty() {
+        sleep_ms(5);
+        assert!(!running.is_finished(), "{}", running.wait().unwrap());
+    }
+    running.stop();
+    let report = running.wait().unwrap();
+    assert!(report.checkpoints.bytes_max > 8 << 20, "many chunks: {}", report.checkpoints.bytes_max);
+    // Every fourth chunk waited for the lead's look at shards that stand still, and each look is 200 ms away.
+    let longest = Duration::from_micros(report.checkpoints.duration_us.max());
+    assert!(longest < Duration::from_secs(2), "a checkpoint of idle shards took {longest:?}: {report}");
 }
 
 const SALES: u64 = 40_000;

@@ -248,19 +248,26 @@ struct Upload {
 impl Upload {
     fn start(io: &Rc<IoRoom>, store: Rc<Store>, stem: String) -> Upload {
         let queue = Rc::new(ChunkQueue::default());
-        let done = io.spawn(write_file(store, stem, queue.clone()));
+        let done = io.spawn(write_file(io.clone(), store, stem, queue.clone()));
         Upload { queue, drained: false, done }
     }
 }
 
 /// Writes chunks as they come. A table without a dirty line leaves no file.
-async fn write_file(store: Rc<Store>, stem: String, queue: Rc<ChunkQueue>) -> Result<Option<FileRef>, StoreError> {
+async fn write_file(
+    io: Rc<IoRoom>,
+    store: Rc<Store>,
+    stem: String,
+    queue: Rc<ChunkQueue>,
+) -> Result<Option<FileRef>, StoreError> {
     let Some(mut chunk) = queue.next().await else { return Ok(None) };
     let mut file = SnapshotFile::create(&store, &stem).await?;
     loop {
         // In two steps: a borrow taken before the await would be held across it, while the loop goes on.
         let written = file.write(chunk).await?;
         queue.written.borrow_mut().push(written);
+        // A loop with no rows to move sleeps while the queue is full.
+        io.ring();
         match queue.next().await {
             Some(next) => chunk = next,
             None => return Ok(Some(file.finish().await?)),

@@ -129,11 +129,17 @@ impl IoRoom {
         let _ = self.always_ready.read_at(0, 8).await;
     }
 
-    /// Sleeps until somebody rings or `at_most` has passed.
+    /// Ends the loop's sleep, or keeps it from the next one: there is something to look at.
+    pub(crate) fn ring(&self) {
+        self.wake.ring();
+    }
+
+    /// Sleeps until somebody rings, `at_most` has passed, or the lead wakes a shard that has stood still for long.
     pub(crate) async fn sleep(&self, at_most: Option<Duration>) {
         let mut timer = at_most.map(Timer::new);
+        let mut asleep = false;
         std::future::poll_fn(|cx| {
-            if self.wake.rung.take() {
+            if self.wake.rung.take() || std::mem::replace(&mut asleep, true) {
                 return Poll::Ready(());
             }
             self.wake.sleeper.set(Some(cx.waker().clone()));
