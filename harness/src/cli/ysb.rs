@@ -324,6 +324,9 @@ fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&
     report.line(
         "window latency",
         match &outcome.latency_us {
+            Some(latency) if latency.is_empty() => {
+                "no window ended while it ran: give it a longer --duration".to_owned()
+            }
             Some(latency) => format!("{} ms after the window's end", quantiles(latency, 2, 1e3, &P50_P999)),
             None => "not measured as fast as it goes: offer a --rate".to_owned(),
         },

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use millstream::road::rows::{Batch, Lines};
-use millstream_connectors::log::LogWriter;
+use millstream_connectors::log::{LogWriter, partition_count};
 use serde::{Deserialize, Serialize};
 
 use super::generate::{Generator, GeneratorConfig, Pace, Population};
@@ -38,14 +38,15 @@ impl Dataset {
     /// # Errors
     /// One paragraph that says what to do.
     pub fn load(log: &Path) -> Result<Dataset, String> {
+        // First, for it knows best what stands there instead of a log.
+        partition_count(log).map_err(|error| error.to_string())?;
         let path = log.join(FILE);
         let text = fs::read_to_string(&path).map_err(|error| {
             format!(
-                "{} does not hold a log of this benchmark: {} cannot be read ({error}). Make one with `harness generate \
-                 ysb --out {} --events 10M --partitions 2`.",
+                "{} is not a finished log of this benchmark: {} cannot be read ({error}). Make one in another directory \
+                 with `harness generate ysb --out DIR --events 10M --partitions 2`.",
                 log.display(),
-                path.display(),
-                log.display()
+                path.display()
             )
         })?;
         let written: Written = serde_json::from_str(&text).map_err(|error| {

@@ -18,7 +18,7 @@ use super::output::Output;
 use super::pace::Paced;
 use super::query::{self, TextAds};
 use super::source::{Shares, YsbSource};
-use super::verify;
+use super::verify::{self, BadLines};
 use crate::limit::Encoding;
 
 /// What to run.
@@ -54,6 +54,13 @@ pub struct YsbRun {
     pub on_error: OnError,
     /// The dead letters' directory, where malformed JSON becomes dead letters.
     pub dead_letters: Option<PathBuf>,
+}
+
+impl YsbRun {
+    /// Malformed lines are no reason to fail.
+    fn passes_over_bad_lines(&self) -> bool {
+        self.on_error == OnError::Skip || self.dead_letters.is_some()
+    }
 }
 
 /// Where rows go.
@@ -249,9 +256,14 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
     };
     let can_verify = shared.verify && shared.sink != SinkKind::Null && !job.stopped;
     let differences = if can_verify {
-        let oracle = match &shared.log {
-            Some(log) => verify::oracle_of_log(log, &shared.events.population).map_err(RunError::Harness)?,
-            None => Oracle::of_shares(shared.events, &shares.taken()),
+        let bad_lines = if shared.passes_over_bad_lines() { BadLines::PassOver } else { BadLines::Refuse };
+        let oracle = match (&shared.log, shared.duration) {
+            (Some(log), _) => {
+                verify::oracle_of_log(log, &shared.events.population, bad_lines).map_err(RunError::Harness)?
+            }
+            // All of it, whoever took it: a run that continues finds its output begun, and may find nothing left to take.
+            (None, None) => Oracle::of_generator(shared.events),
+            (None, Some(_)) => Oracle::of_shares(shared.events, &shares.taken()),
         };
         Some(oracle.compare(committed.iter().copied(), 1))
     } else {

@@ -18,7 +18,9 @@ use super::result::ResultRow;
 /// # Errors
 /// One paragraph that names the file and line.
 pub fn committed_rows<C: CampaignName>(dir: &Path) -> Result<Vec<(C, i64, u64)>, String> {
-    let unreadable = |error: std::io::Error| format!("the output directory {} cannot be read: {error}", dir.display());
+    let unreadable = |error: std::io::Error| {
+        format!("the output directory {} cannot be read: {error}. Name one that --sink file wrote", dir.display())
+    };
     let mut rows = Vec::new();
     for entry in fs::read_dir(dir).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
@@ -39,11 +41,20 @@ pub fn committed_rows<C: CampaignName>(dir: &Path) -> Result<Vec<(C, i64, u64)>,
     Ok(rows)
 }
 
+/// What a line that is no event does to the recount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadLines {
+    /// It counts nowhere: the job left it out as well.
+    PassOver,
+    /// It ends the recount.
+    Refuse,
+}
+
 /// Counts every event of a log the slow way.
 ///
 /// # Errors
 /// One paragraph that names partition and offset.
-pub fn oracle_of_log(log: &Path, population: &Population) -> Result<Oracle, String> {
+pub fn oracle_of_log(log: &Path, population: &Population, bad_lines: BadLines) -> Result<Oracle, String> {
     let mut oracle = LineOracle::new(*population);
     let mut lines = Lines::default();
     for partition in 0..partition_count(log).map_err(|error| error.to_string())? {
@@ -55,8 +66,12 @@ pub fn oracle_of_log(log: &Path, population: &Population) -> Result<Oracle, Stri
                 break;
             }
             for row in 0..lines.len() {
-                let place = || format!("partition {partition}, offset {}", first + row as u64);
-                oracle.add(lines.row(row)).map_err(|error| format!("{}: {error}", place()))?;
+                match oracle.add(lines.row(row)) {
+                    Err(error) if bad_lines == BadLines::Refuse => {
+                        return Err(format!("partition {partition}, offset {}: {error}", first + row as u64));
+                    }
+                    _ => {}
+                }
             }
         }
     }
@@ -70,5 +85,5 @@ pub fn oracle_of_log(log: &Path, population: &Population) -> Result<Oracle, Stri
 pub fn compare(log: &Path, out: &Path) -> Result<Differences, String> {
     let dataset = Dataset::load(log)?;
     let rows = committed_rows::<UuidText>(out)?;
-    Ok(oracle_of_log(log, &dataset.events.population)?.compare(rows, 1))
+    Ok(oracle_of_log(log, &dataset.events.population, BadLines::Refuse)?.compare(rows, 1))
 }
