@@ -1,42 +1,16 @@
 //! `harness limit` as a script meets it: exit status, last line, what goes where.
 
-use assert_cmd::Command;
+mod program;
+
+use program::{harness, json, refused, report, shards_up_to_two};
 use serde_json::Value;
-
-fn harness(args: &str) -> Command {
-    let mut command = Command::cargo_bin("harness").unwrap();
-    command.args(args.split_whitespace());
-    command
-}
-
-/// The last line of stdout; stderr is empty, for nobody watches.
-fn json(args: &str) -> Value {
-    let output = harness(args).assert().success().stderr("").get_output().stdout.clone();
-    let text = String::from_utf8(output).unwrap();
-    serde_json::from_str(text.lines().last().unwrap()).unwrap()
-}
-
-fn refused(args: &str, why: &str) {
-    let output = harness(args).assert().code(2).stdout("").get_output().stderr.clone();
-    let text = String::from_utf8(output).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(text.contains(why), "{args}: {text}");
-    assert!(!text.contains("panicked"), "{args}: {text}");
-}
-
-fn two_cores() -> bool {
-    let enough = millstream_harness::machine::allowed_cores().len() >= 2;
-    if !enough {
-        println!("skipped: an exchange needs two cores");
-    }
-    enough
-}
 
 #[test]
 fn every_shape_counts_right_in_every_encoding() {
     for shape in ["fused", "spsc", "tcp"] {
         for encoding in ["long", "uuid", "json"] {
             for (campaigns, events) in [(1, 999), (100, 250_000), (5_000, 250_000)] {
-                for shards in if two_cores() { 1..=2 } else { 1..=1 } {
+                for shards in shards_up_to_two() {
                     // Windows of 1,000 × 10 events, so that dozens fire.
                     let run = json(&format!(
                         "limit --shape {shape} --encoding {encoding} --campaigns {campaigns} --events {events} \
@@ -74,8 +48,7 @@ fn the_stages_are_told_where_asked_for() {
 
 #[test]
 fn the_report_is_for_people() {
-    let output = harness("limit --shards 1 --events 100k").assert().success().stderr("").get_output().stdout.clone();
-    let text = String::from_utf8(output).unwrap();
+    let text = report("limit --shards 1 --events 100k");
     for line in ["throughput", "per shard", "verified: ", "views, 0 differences", "machine"] {
         assert!(text.contains(line), "{text}");
     }
@@ -91,15 +64,15 @@ fn help_teaches() {
 
 #[test]
 fn nonsense_is_refused_with_what_would_do() {
-    refused("limits", "unrecognized subcommand");
-    refused("limit --shape round", "fused, spsc, tcp, table");
-    refused("limit --event 5", "--events");
-    refused("limit --events 5x", "expected a count such as 1500, 50k, 2.5M or 1G");
-    refused("limit --events 0", "expected at least 1");
-    refused("limit --cores 1-0", "expected cores such as 0,1 or 0-3");
-    refused("limit --cores 60000", "core 60000 is not among the cores this process may use");
-    refused("limit --shards 100000", "a hand-written loop polls");
-    refused("limit --distribution zipf:-1", "zipf:S");
-    refused("limit --campaigns 1G --ads-per-campaign 10", "must stay below 4G");
-    refused("limit --shape table --compare", "use --shape fused or spsc");
+    refused("limits", 2, &["unrecognized subcommand"]);
+    refused("limit --shape round", 2, &["fused, spsc, tcp, table"]);
+    refused("limit --event 5", 2, &["--events"]);
+    refused("limit --events 5x", 2, &["expected a count such as 1500, 50k, 2.5M or 1G"]);
+    refused("limit --events 0", 2, &["expected at least 1"]);
+    refused("limit --cores 1-0", 2, &["expected cores such as 0,1 or 0-3"]);
+    refused("limit --cores 60000", 2, &["core 60000 is not among the cores this process may use"]);
+    refused("limit --shards 100000", 2, &["a hand-written loop polls"]);
+    refused("limit --distribution zipf:-1", 2, &["zipf:S"]);
+    refused("limit --campaigns 1G --ads-per-campaign 10", 2, &["must stay below 4G"]);
+    refused("limit --shape table --compare", 2, &["use --shape fused or spsc"]);
 }
