@@ -254,7 +254,6 @@ fn directories_may_be_named_from_where_one_stands() {
 }
 
 #[test]
-#[ignore = "the file sink cannot open a relative directory: glommio hands the kernel -1 for where it starts"]
 fn the_output_may_be_named_from_where_one_stands() {
     let place = Place::new();
     let mut command = harness("ysb --events 100k --events-per-ms 1 --sink file --out out --json");

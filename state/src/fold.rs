@@ -196,7 +196,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
                 }
             };
             let descriptor = self.pages.segment.descriptors.get(first);
-            if descriptor.count as usize >= const { Self::GEOMETRY }.split_at
+            if descriptor.count as usize >= self.split_at(at)
                 && descriptor.next == NO_PAGE
                 && self.spaces[at].may_split(descriptor.depth)
             {
@@ -221,6 +221,13 @@ impl<K: Key, V: Fixed> Table<K, V> {
             }
             return Ok(same);
         }
+    }
+
+    /// How many entries make a page split. In a namespace that the cache holds, what costs is a search that goes on to
+    /// the next line, for it is mispredicted, and memory is no matter: pages stay half as full.
+    fn split_at(&self, at: usize) -> usize {
+        let full = const { Self::GEOMETRY }.split_at;
+        if self.spaces[at].pages.len() * PAGE_BYTES > AHEAD_FROM_BYTES { full } else { full.div_ceil(2) }
     }
 
     /// The zero key's value lies in a page of its own, in slot 0.

@@ -130,7 +130,8 @@ async fn put_down(
 
 /// Makes the names in a directory survive the machine.
 pub(super) async fn sync_dir(dir: &Path) -> Result<(), io::Error> {
-    let dir = Directory::open(dir).await.map_err(IntoIoError::into_io_error)?;
+    // glommio 0.9.0 opens a directory relative to descriptor -1, which only an absolute path does not mind.
+    let dir = Directory::open(std::path::absolute(dir)?).await.map_err(IntoIoError::into_io_error)?;
     dir.sync().await.map_err(IntoIoError::into_io_error)?;
     dir.close().await.map_err(IntoIoError::into_io_error)
 }

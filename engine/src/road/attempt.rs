@@ -178,15 +178,12 @@ where
         cx.enter(self.node);
         let mut any_bad = false;
         let (map, bad, node) = (&self.map, &mut self.bad, self.node);
-        let attempt = |index: usize| match map(rows.row(index)) {
-            Ok(row) => Ok(Some(row)),
-            Err(why) => {
-                any_bad = true;
-                let place = cx.place(rows.origin(index));
-                bad.take(rows.row(index), node, place, why.to_string(), cx).map(|()| None)
-            }
+        let refuse = |index: usize, why: E| {
+            any_bad = true;
+            let place = cx.place(rows.origin(index));
+            bad.take(rows.row(index), node, place, why.to_string(), cx)
         };
-        self.out.try_fill_some(rows.len(), attempt, |index| rows.at(index))?;
+        self.out.try_fill(rows.len(), |index| map(rows.row(index)), refuse, |index| rows.at(index))?;
         if any_bad {
             self.bad.batch_done(cx)?;
         }

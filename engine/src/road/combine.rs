@@ -296,10 +296,8 @@ where
             let singles = Singles { rows, key: &self.key, aggregate: &self.aggregate, from: 0, to: count };
             return self.out.accept(&singles, cx);
         }
-        let (least, greatest) = super::window::time_range(count, |index| rows.at(index));
-        let first_pane = self.panes.start_of(least);
-        if first_pane == self.panes.start_of(greatest) {
-            return self.fold_run(rows, 0, count, first_pane, cx);
+        if let Some(pane) = self.panes.of_all(count, |index| rows.at(index)) {
+            return self.fold_run(rows, 0, count, pane, cx);
         }
         for index in 0..count {
             self.pane_of[index] = self.panes.start_of(rows.at(index));

@@ -100,6 +100,18 @@ impl Panes {
         shifted.saturating_sub(shifted.rem_euclid(self.size_ms)).saturating_add(self.offset_ms)
     }
 
+    /// The pane that all rows of a batch fall into; `None` where they span several, or lie at an end of time.
+    ///
+    /// A row costs a load and a predicted branch. The least and the greatest time were tried: the compiler gathers them
+    /// from rows that are not one word apart, 3 ns a row where this takes a third of one.
+    #[inline(always)]
+    pub(crate) fn of_all(self, rows: usize, at: impl Fn(usize) -> Timestamp) -> Option<i64> {
+        let start = self.start_of(at(0));
+        let whole = start.checked_add(self.size_ms).is_some() && start.checked_sub(self.size_ms).is_some();
+        let inside = |at: Timestamp| (at.0.wrapping_sub(start) as u64) < self.size_ms as u64;
+        (whole && (1..rows).all(|index| inside(at(index)))).then_some(start)
+    }
+
     /// The last instant inside the pane: the watermark that completes it.
     fn last_of(self, start: i64) -> Timestamp {
         Timestamp(start.saturating_add(self.size_ms - 1))
@@ -108,18 +120,6 @@ impl Panes {
     fn window(self, start: i64) -> Window {
         Window { start: Timestamp(start), end: Timestamp(start.saturating_add(self.size_ms)) }
     }
-}
-
-/// The least and the greatest timestamp of a batch that is not empty: one window test per batch, not per row.
-#[inline(always)]
-pub(crate) fn time_range(rows: usize, at: impl Fn(usize) -> Timestamp) -> (Timestamp, Timestamp) {
-    let (mut least, mut greatest) = (i64::MAX, i64::MIN);
-    for index in 0..rows {
-        let at = at(index).0;
-        least = least.min(at);
-        greatest = greatest.max(at);
-    }
-    (Timestamp(least), Timestamp(greatest))
 }
 
 /// Rows after which a slice of a firing ends, at the end of a page: with the pages of common keys one batch.
@@ -224,6 +224,9 @@ where
     fn fold<C: Contributions<K, M::Value>>(&mut self, start: i64, batch: &C) -> Result<(), Fault> {
         let last = self.panes.last_of(start);
         if last <= self.watermark {
+            if self.watermark == Timestamp::MAX {
+                return Err(Fault::after_the_end(self.node, batch.len()));
+            }
             self.late += batch.len() as u64;
             return Ok(());
         }
@@ -317,9 +320,10 @@ where
             return Ok(());
         }
         cx.enter(self.node);
-        let (least, greatest) = time_range(batch.len(), |index| batch.at(index));
-        let start = self.panes.start_of(least);
-        if self.panes.start_of(greatest) == start { self.fold(start, batch) } else { self.fold_split(batch) }
+        match self.panes.of_all(batch.len(), |index| batch.at(index)) {
+            Some(start) => self.fold(start, batch),
+            None => self.fold_split(batch),
+        }
     }
 
     fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
@@ -387,5 +391,23 @@ mod tests {
         }
         assert!(panes.start_of(Timestamp::MIN) <= i64::MIN + 10, "the ends of time saturate");
         assert_eq!(panes.last_of(panes.start_of(Timestamp::MAX)), Timestamp::MAX);
+    }
+
+    #[test]
+    fn a_batch_is_of_one_pane_if_each_row_is() {
+        let panes = Tumbling::of(Duration::from_millis(10)).offset(Duration::from_millis(3)).panes();
+        let ends = [i64::MIN, i64::MIN + 1, i64::MIN + 9, i64::MIN + 20, i64::MAX - 20, i64::MAX - 9, i64::MAX];
+        let times: Vec<i64> = (-25..25).chain(ends).collect();
+        for first in &times {
+            for second in &times {
+                let at = |index: usize| Timestamp([*first, *second][index]);
+                let same = panes.start_of(at(0)) == panes.start_of(at(1));
+                match panes.of_all(2, at) {
+                    Some(start) => assert!(same && start == panes.start_of(at(0)), "{first} {second}"),
+                    // Where a pane's start saturates, rows go the long way.
+                    None => assert!(!same || first.unsigned_abs() > 1 << 62, "{first} {second}"),
+                }
+            }
+        }
     }
 }

@@ -25,6 +25,12 @@ enum Cause {
     State(StateError),
     #[error("{place}: {why}")]
     Row { place: String, why: String },
+    #[error(
+        "{rows} rows came after the end of time: the checkpoint that this run began from was taken when its input had ended, \
+         so every window has been completed and nothing more can be counted. To read an input that grows, follow it, and stop \
+         the job with SIGTERM; to read all of this one again, name an empty checkpoint directory and an empty output"
+    )]
+    AfterTheEnd { rows: usize },
     #[error("{0}")]
     Shard(String),
 }
@@ -51,13 +57,23 @@ impl Fault {
         Fault { node: Some(node), cause: Cause::Row { place, why } }
     }
 
+    /// Rows that no window can take any more.
+    pub(crate) fn after_the_end(node: NodeId, rows: usize) -> Fault {
+        Fault { node: Some(node), cause: Cause::AfterTheEnd { rows } }
+    }
+
     pub(crate) fn shard(why: String) -> Fault {
         Fault { node: None, cause: Cause::Shard(why) }
     }
 
     /// A restart would only meet it again: the input itself is at fault.
     pub(crate) fn is_final(&self) -> bool {
-        matches!(self.cause, Cause::Row { .. } | Cause::Source(SourceError::Damaged { .. } | SourceError::Unusable(_)))
+        matches!(
+            self.cause,
+            Cause::Row { .. }
+                | Cause::AfterTheEnd { .. }
+                | Cause::Source(SourceError::Damaged { .. } | SourceError::Unusable(_))
+        )
     }
 
     /// The fault in words, with the operator's name.

@@ -56,7 +56,7 @@ pub enum ParseError {
 /// assert!(parse(&line[1..]).is_err());
 /// # Ok::<(), millstream_harness::ysb::parse::ParseError>(())
 /// ```
-#[inline]
+#[inline(always)]
 pub fn parse(line: &[u8]) -> Result<AdFields, ParseError> {
     match parse_guessed(line) {
         Some(fields) => Ok(fields),

@@ -113,13 +113,22 @@ pub fn json(
     sink: impl Sink<ResultRow<UuidText>>,
 ) {
     let lines = flow.source(source).named("ads");
+    // A closure at each place, not the function's name: what is called from one place only is compiled into its loop.
     match bad.dead_letters {
-        None => parsed(flow, lines.try_map(parse, bad.on_error).named("parse"), ads, watermarks, sink),
+        None => {
+            parsed(flow, lines.try_map(|line: &[u8]| parse(line), bad.on_error).named("parse"), ads, watermarks, sink)
+        }
         Some(dir) => {
             let letters = FileSink::lines(dir, |letter: &DeadLetter, line: &mut Vec<u8>| {
                 serde_json::to_writer(line, letter).expect("a letter is plain data, and a vector takes all bytes");
             });
-            parsed(flow, lines.try_map_or_dead_letter(parse, letters).named("parse"), ads, watermarks, sink);
+            parsed(
+                flow,
+                lines.try_map_or_dead_letter(|line: &[u8]| parse(line), letters).named("parse"),
+                ads,
+                watermarks,
+                sink,
+            );
         }
     }
 }

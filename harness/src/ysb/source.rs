@@ -9,7 +9,7 @@ use millstream::road::source::{Polled, Source, SourceError, Split};
 use millstream::time::Clock;
 
 use super::encode::Encoded;
-use super::generate::{Generator, GeneratorConfig};
+use super::generate::{Generator, GeneratorConfig, Population};
 
 /// Events of encoding `E`: `Vec<AdEvent>`, `Vec<AdEventText>` or `Lines`.
 ///
@@ -62,8 +62,16 @@ impl<E: Encoded + Batch> Source for YsbSource<E> {
     }
 
     fn describe(&self) -> String {
-        let events = self.config.events.map_or("endless".to_owned(), |events| format!("{events} events"));
-        format!("generator, {events}{}", if self.open_loop { ", open loop" } else { "" })
+        // All that decides which events there are: a checkpoint of other ones is refused.
+        let GeneratorConfig { population, events, start_ms, pace, skew } = self.config;
+        let Population { campaigns, ads_per_campaign, seed } = population;
+        let events = events.map_or("endless".to_owned(), |events| format!("{events} events"));
+        let skew = if skew { ", skewed" } else { "" };
+        let when = match self.open_loop {
+            true => "open loop".to_owned(),
+            false => format!("from {start_ms} ms on, {pace:?}"),
+        };
+        format!("generator, {events}, {campaigns} × {ads_per_campaign} ads, seed {seed}, {when}{skew}")
     }
 }
 
