@@ -26,7 +26,8 @@ pub struct MemorySink<T> {
 
 /// All rows of all shards.
 struct Held<T> {
-    committed: Vec<T>,
+    /// Epoch by epoch, as they were handed over: a commit moves no row.
+    committed: Vec<Vec<T>>,
     /// Epochs are committed in order, so the newest one says which were.
     newest: BTreeMap<u32, Epoch>,
     prepared: BTreeMap<(u32, Epoch), Vec<T>>,
@@ -46,13 +47,13 @@ impl<T> MemorySink<T> {
     where
         T: Clone,
     {
-        self.lock().committed.clone()
+        self.lock().committed.concat()
     }
 
     /// How many rows are committed.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lock().committed.len()
+        self.lock().committed.iter().map(Vec::len).sum()
     }
 
     /// Nothing is committed yet.
@@ -81,7 +82,7 @@ impl<T> Held<T> {
                 epoch.0
             )));
         }
-        self.committed.extend(held);
+        self.committed.push(held);
         self.newest.insert(shard, epoch);
         Ok(())
     }
@@ -148,7 +149,9 @@ pub struct MemoryWriter<T> {
 
 impl<T> MemoryWriter<T> {
     fn set_aside(&mut self, epoch: Epoch) -> Result<Committable, SinkError> {
-        let rows = std::mem::take(&mut self.rows);
+        // The next epoch is likely to have as many.
+        let room = Vec::with_capacity(self.rows.len());
+        let rows = std::mem::replace(&mut self.rows, room);
         let prepared = Prepared { shard: self.shard, epoch, rows: rows.len() as u64 };
         if self.sink.lock().prepared.insert((self.shard, epoch), rows).is_some() {
             return Err(SinkError::Unusable(

@@ -67,7 +67,7 @@ pub use road::window::{Tumbling, Window, Windowed};
 pub use run::fault::JobError;
 pub use run::handle::{CheckpointReport, JobHandle, JobReport};
 pub use run::metrics::{ShardCounters, ShardReport};
-pub use time::{Clock, Timestamp};
+pub use time::{BatchClock, Clock, Timestamp};
 
 /// The archiver, for those who derive by hand; [`event`] does it for everybody else.
 pub use rkyv;

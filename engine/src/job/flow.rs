@@ -14,7 +14,7 @@ use crate::road::sink::Guarantee;
 use crate::road::source::Source;
 use crate::run::fault::JobError;
 use crate::run::handle::{JobHandle, JobReport};
-use crate::time::Clock;
+use crate::time::{BatchClock, Clock};
 
 /// The closure that says what flows. It runs once for planning and once on every shard.
 pub(crate) type Factory = Arc<dyn Fn(&Flow) + Send + Sync>;
@@ -181,6 +181,12 @@ impl Flow {
     #[must_use]
     pub fn clock(&self) -> Clock {
         Clock::system()
+    }
+
+    /// A clock for closures that stamp every row: read once per batch.
+    #[must_use]
+    pub fn batch_clock(&self) -> BatchClock {
+        self.graph().clock.clone()
     }
 
     /// How many shards the job runs on; zero while it is only planned.

@@ -14,6 +14,7 @@ use super::config::Config;
 use crate::road::sink::Guarantee;
 use crate::run::fault::JobError;
 use crate::run::task::Task;
+use crate::time::BatchClock;
 
 /// An operator's place in the graph: the order in which the job's closure named it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -137,6 +138,8 @@ pub struct Graph {
     pub(crate) plan: Plan,
     pub(crate) site: Option<Site>,
     pub(crate) tasks: Vec<Box<dyn Task>>,
+    /// What the job's closures read; told of each batch.
+    pub(crate) clock: BatchClock,
     pub(crate) error: Option<JobError>,
 }
 
@@ -148,7 +151,7 @@ impl fmt::Debug for Graph {
 
 impl Graph {
     pub(crate) fn new(site: Option<Site>) -> Graph {
-        Graph { plan: Plan::default(), site, tasks: Vec::new(), error: None }
+        Graph { plan: Plan::default(), site, tasks: Vec::new(), clock: BatchClock::default(), error: None }
     }
 
     /// Takes this shard's ends of an edge.

@@ -5,7 +5,7 @@
 
 #![expect(unsafe_code, reason = "slots are raw memory until they hold a key; the tests below compare with a map")]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::borrow::Borrow;
 use std::fmt;
 use std::ptr::NonNull;
@@ -87,12 +87,16 @@ impl<K: Key, V: Copy + 'static> Slots<K, V> {
         let align = if bytes >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { align_of::<Slot<K, V>>().max(64) };
         let layout = Layout::from_size_align(bytes, align).expect("a table fits the address space");
         // SAFETY: the layout's size is not zero.
-        let memory = unsafe { alloc_zeroed(layout) };
+        let memory = unsafe { alloc(layout) };
         let Some(memory) = NonNull::new(memory.cast::<Slot<K, V>>()) else { handle_alloc_error(layout) };
         if align == HUGE_PAGE_BYTES {
             // SAFETY: advice about memory of ours; refusal changes nothing.
             unsafe { libc::madvise(memory.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
         }
+        // Zeroed here, after the advice: memory that is asked for zeroed at this alignment comes with every page touched,
+        // and pages that are there already stay small. A table of 256 MiB was read at two thirds of its speed so.
+        // SAFETY: `bytes` of memory that was just allocated.
+        unsafe { memory.as_ptr().cast::<u8>().write_bytes(0, bytes) };
         Slots { memory, layout, mask: count - 1, zero: None, entries: 0 }
     }
 

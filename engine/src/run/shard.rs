@@ -30,7 +30,7 @@ use crate::job::config::Config;
 use crate::job::flow::{Factory, Flow};
 use crate::job::graph::{EdgeEnds, Graph, NodeId, Plan, Site};
 use crate::road::sink::{Committable, SinkError};
-use crate::time::{Clock, Nanos};
+use crate::time::{BatchClock, Clock, Nanos};
 
 /// Time between two reactor passes while I/O is under way, and while only timers may be.
 const PASS_BUSY: Duration = Duration::from_millis(1);
@@ -146,6 +146,8 @@ struct Shard {
     restored: Option<Arc<Manifest>>,
     io: Rc<IoRoom>,
     clock: Clock,
+    /// What the job's closures read.
+    batch_clock: BatchClock,
     current: Cell<NodeId>,
     epoch: Option<OpenEpoch>,
     /// The epoch whose verdict is awaited.
@@ -196,6 +198,7 @@ impl Shard {
             config: start.config,
             plan: start.plan,
             tasks: graph.tasks,
+            batch_clock: graph.clock,
             doorbell: start.doorbell,
             orders: start.orders,
             news: start.news,
@@ -312,10 +315,10 @@ impl Shard {
 
     /// One step of every task. A panic in any of them is laid at the door of the operator that ran.
     fn step(&mut self) -> Result<Progress, Fault> {
-        let Shard { tasks, current, epoch, clock, report, .. } = self;
+        let Shard { tasks, current, epoch, clock, batch_clock, report, .. } = self;
         let now_ms = clock.wall_ms();
         let stepped = panics::catch(|| {
-            let mut cx = Cx::new(now_ms, current, epoch.as_mut());
+            let mut cx = Cx::new(now_ms, current, batch_clock, epoch.as_mut());
             let mut progress = Progress::Idle;
             for task in tasks {
                 progress = progress.or(task.step(&mut cx)?);
@@ -327,10 +330,10 @@ impl Shard {
     }
 
     fn flush(&mut self) -> Result<(), Fault> {
-        let Shard { tasks, current, epoch, clock, .. } = self;
+        let Shard { tasks, current, epoch, clock, batch_clock, .. } = self;
         let now_ms = clock.wall_ms();
         let flushed = panics::catch(|| {
-            let mut cx = Cx::new(now_ms, current, epoch.as_mut());
+            let mut cx = Cx::new(now_ms, current, batch_clock, epoch.as_mut());
             tasks.iter_mut().try_for_each(|task| task.flush(&mut cx))
         });
         flushed.unwrap_or_else(|panic| Err(Fault::panic(self.current.get(), panic)))

@@ -10,7 +10,7 @@ use crate::epoch::Barrier;
 use crate::epoch::snapshot::OpenEpoch;
 use crate::job::graph::NodeId;
 use crate::road::sink::{Committable, SinkFuture};
-use crate::time::Timestamp;
+use crate::time::{BatchClock, Timestamp};
 
 /// Whether a step got anywhere; the loop above decides when to sleep.
 #[must_use]
@@ -85,6 +85,7 @@ pub struct Cx<'a> {
     pub(crate) now_ms: i64,
     pub(crate) skipped_rows: u64,
     current: &'a Cell<NodeId>,
+    clock: &'a BatchClock,
     epoch: Option<&'a mut OpenEpoch>,
 }
 
@@ -95,14 +96,21 @@ impl std::fmt::Debug for Cx<'_> {
 }
 
 impl<'a> Cx<'a> {
-    pub(crate) fn new(now_ms: i64, current: &'a Cell<NodeId>, epoch: Option<&'a mut OpenEpoch>) -> Cx<'a> {
-        Cx { split: 0, origin: None, now_ms, skipped_rows: 0, current, epoch }
+    pub(crate) fn new(
+        now_ms: i64,
+        current: &'a Cell<NodeId>,
+        clock: &'a BatchClock,
+        epoch: Option<&'a mut OpenEpoch>,
+    ) -> Cx<'a> {
+        Cx { split: 0, origin: None, now_ms, skipped_rows: 0, current, clock, epoch }
     }
 
-    /// Notes whose code runs, once per batch, so that a panic can be laid at the right door.
+    /// Notes whose code runs, once per batch, so that a panic can be laid at the right door, and that its moment is
+    /// another than the last one's.
     #[inline(always)]
     pub(crate) fn enter(&mut self, node: NodeId) {
         self.current.set(node);
+        self.clock.forget();
     }
 
     fn epoch(&mut self) -> &mut OpenEpoch {

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 
+use millstream::Clock;
 use millstream::road::rows::{Batch, Lines};
 
 use super::flat::{FlatTable, NumberSlot, Slot, TextSlot, prefetch};
@@ -237,6 +238,9 @@ pub(crate) struct Row<K> {
     pub(crate) campaign: K,
     pub(crate) window_start_ms: i64,
     pub(crate) count: u64,
+    /// Wall time of its last update.
+    #[expect(dead_code, reason = "a part of the result; the check looks at the counts")]
+    pub(crate) updated_ms: i64,
 }
 
 impl<S: Slot> Windows<S> {
@@ -286,7 +290,16 @@ impl<S: Slot> Windows<S> {
     #[cold]
     fn fire_oldest(&mut self) {
         let Some(Window { start_ms, mut counts }) = self.open.pop_front() else { return };
-        counts.drain(|campaign, count| self.rows.push(Row { campaign: *campaign, window_start_ms: start_ms, count }));
+        let clock = Clock::system();
+        let (mut updated_ms, mut fired) = (0, 0u32);
+        counts.drain(|campaign, count| {
+            // A batch of rows later it is another moment.
+            if fired.is_multiple_of(BATCH_ROWS as u32) {
+                updated_ms = clock.wall_ms();
+            }
+            fired += 1;
+            self.rows.push(Row { campaign: *campaign, window_start_ms: start_ms, count, updated_ms });
+        });
         self.spare.push(counts);
     }
 }

@@ -22,7 +22,7 @@ type WriteLine<C> = fn(&ResultRow<C>, &mut Vec<u8>);
 #[derive(Clone)]
 pub struct Output<C> {
     target: Target<C>,
-    latency: Latency,
+    latency: Option<Latency>,
 }
 
 #[derive(Clone)]
@@ -59,25 +59,28 @@ impl<C: CampaignName> Output<C> {
     #[must_use]
     pub fn memory() -> (Output<C>, MemorySink<ResultRow<C>>) {
         let sink = MemorySink::new();
-        (Output { target: Target::Memory(sink.clone()), latency: Latency::default() }, sink)
+        (Output { target: Target::Memory(sink.clone()), latency: None }, sink)
     }
 
     /// Rows become lines of files in `dir`.
     #[must_use]
     pub fn file(dir: PathBuf) -> Output<C> {
-        Output { target: Target::File(dir), latency: Latency::default() }
+        Output { target: Target::File(dir), latency: None }
     }
 
     /// Rows are dropped.
     #[must_use]
     pub fn null() -> Output<C> {
-        Output { target: Target::Null(NullSink::new()), latency: Latency::default() }
+        Output { target: Target::Null(NullSink::new()), latency: None }
     }
 
-    /// The latencies, also while the job runs.
+    /// Measures how late each row is, where event time is wall time: two readings of the clock a window are nothing, but
+    /// a million rows that come at once would mostly wait for the clock.
     #[must_use]
-    pub fn latency(&self) -> Latency {
-        self.latency.clone()
+    pub fn timed(mut self) -> (Output<C>, Latency) {
+        let latency = Latency::default();
+        self.latency = Some(latency.clone());
+        (self, latency)
     }
 }
 
@@ -90,9 +93,8 @@ fn write_line<C: CampaignName>(row: &ResultRow<C>, line: &mut Vec<u8>) {
 pub struct OutputWriter<C> {
     target: TargetWriter<C>,
     clock: Clock,
-    latency: Latency,
-    /// Of this shard since the last barrier.
-    measured: Histogram<u64>,
+    /// Where it is measured: of all shards, and of this one since the last barrier.
+    latency: Option<(Latency, Histogram<u64>)>,
 }
 
 enum TargetWriter<C> {
@@ -113,7 +115,7 @@ impl<C: CampaignName + Send + 'static> Sink<ResultRow<C>> for Output<C> {
             }
             Target::Null(sink) => TargetWriter::Null(Sink::<ResultRow<C>>::open(sink, shard, shards)?),
         };
-        Ok(OutputWriter { target, clock: Clock::system(), latency: self.latency.clone(), measured: micros() })
+        Ok(OutputWriter { target, clock: Clock::system(), latency: self.latency.clone().map(|all| (all, micros())) })
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -142,10 +144,12 @@ macro_rules! each {
 
 impl<C: CampaignName + Send + 'static> SinkWriter<ResultRow<C>> for OutputWriter<C> {
     fn write(&mut self, row: &ResultRow<C>) -> Result<(), SinkError> {
-        let window_end_us = (row.window_start_ms + WINDOW_MS) * 1000;
-        // A window that the end of the input closed before its time says nothing about latency.
-        if let Ok(late_us) = u64::try_from(self.clock.wall_us() - window_end_us) {
-            self.measured.saturating_record(late_us.max(1));
+        if let Some((_, measured)) = &mut self.latency {
+            let window_end_us = (row.window_start_ms + WINDOW_MS) * 1000;
+            // A window that the end of the input closed before its time says nothing about latency.
+            if let Ok(late_us) = u64::try_from(self.clock.wall_us() - window_end_us) {
+                measured.saturating_record(late_us.max(1));
+            }
         }
         each!(&mut self.target, writer => writer.write(row))
     }
@@ -155,8 +159,10 @@ impl<C: CampaignName + Send + 'static> SinkWriter<ResultRow<C>> for OutputWriter
     }
 
     fn prepare(&mut self, epoch: Epoch) -> SinkFuture<Committable> {
-        self.latency.0.lock().unwrap_or_else(PoisonError::into_inner).add(&self.measured).expect("all are made alike");
-        self.measured.reset();
+        if let Some((all, measured)) = &mut self.latency {
+            all.0.lock().unwrap_or_else(PoisonError::into_inner).add(&*measured).expect("all are made alike");
+            measured.reset();
+        }
         each!(&mut self.target, writer => SinkWriter::<ResultRow<C>>::prepare(writer, epoch))
     }
 

@@ -152,7 +152,7 @@ fn count<K: millstream::Key>(
     flow: &Flow,
     campaigns: Stream<impl Chain<Out = K>>,
 ) -> Stream<impl Chain<Out = ResultRow<K>>> {
-    let clock = flow.clock();
+    let clock = flow.batch_clock();
     campaigns
         .key_by_ref(|campaign| campaign)
         .window(Tumbling::of(Duration::from_millis(WINDOW_MS as u64)))

@@ -214,7 +214,13 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
         SinkKind::File(dir) => (Output::file(dir.clone()), None),
         SinkKind::Null => (Output::null(), None),
     };
-    let latency = sink.latency();
+    let (sink, latency) = match run.open_loop {
+        true => {
+            let (sink, latency) = sink.timed();
+            (sink, Some(latency))
+        }
+        false => (sink, None),
+    };
     let shares = Shares::new(run.shards);
     let temporary;
     let checkpoint_dir = match (&run.checkpoint_dir, run.checkpoint_interval) {
@@ -270,7 +276,7 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
         None
     };
     let (windows, views) = (committed.len() as u64, committed.iter().map(|(_, _, count)| count).sum());
-    let latency_us = shared.open_loop.then(|| latency.micros());
+    let latency_us = latency.map(|latency| latency.micros());
     Ok(YsbOutcome { job, windows, views, differences, latency_us })
 }
 

@@ -39,7 +39,7 @@ use crate::job::stream::Stream;
 use crate::run::fault::Fault;
 use crate::run::io::IoRoom;
 use crate::run::task::{Cx, Progress, StateVisitor, Task};
-use crate::time::Timestamp;
+use crate::time::{BatchClock, Timestamp};
 
 /// Silence after which a source on trial takes a split for idle.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(10);
@@ -176,6 +176,7 @@ impl<N: Stage<u64>> Task for ScriptTask<N> {
 struct OnTrial {
     tasks: Vec<Box<dyn Task>>,
     plan: Plan,
+    clock: BatchClock,
     io: Rc<IoRoom>,
     epoch: Option<OpenEpoch>,
     script: Rc<Script>,
@@ -185,7 +186,7 @@ impl OnTrial {
     /// Lets every task of the shard work once.
     fn turn(&mut self, now_ms: i64, flush: bool) -> Progress {
         let current = Cell::new(NodeId(0));
-        let mut cx = Cx::new(now_ms, &current, self.epoch.as_mut());
+        let mut cx = Cx::new(now_ms, &current, &self.clock, self.epoch.as_mut());
         let mut progress = Progress::Idle;
         for task in &mut self.tasks {
             progress = progress.or(task.step(&mut cx).map_err(|fault| fault.describe(&self.plan)).unwrap());
@@ -326,7 +327,14 @@ impl World {
             let (script, graph) = self.describe(Flow::new(Graph::new(Some(site))), shard, positions[shard]);
             assert!(graph.error.is_none(), "{}", graph.error.unwrap());
             let io = IoRoom::open(shard as u32, Some(self.store.clone()), doorbells[shard].fd().as_raw_fd()).unwrap();
-            self.shards.push(OnTrial { tasks: graph.tasks, plan: graph.plan, io, epoch: None, script });
+            self.shards.push(OnTrial {
+                tasks: graph.tasks,
+                plan: graph.plan,
+                clock: graph.clock,
+                io,
+                epoch: None,
+                script,
+            });
         }
     }
 
