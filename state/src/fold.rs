@@ -200,9 +200,15 @@ impl<K: Key, V: Fixed> Table<K, V> {
                 && descriptor.next == NO_PAGE
                 && self.spaces[at].may_split(descriptor.depth)
             {
-                self.split(at, first)?;
-                same = false;
-                continue;
+                match self.split(at, first) {
+                    Ok(()) => {
+                        same = false;
+                        continue;
+                    }
+                    Err(full) if descriptor.count as usize >= const { Self::GEOMETRY }.split_at => return Err(full),
+                    // There is room in the page itself.
+                    Err(_) => {}
+                }
             }
             // Asked for before anything changes: what the user wrote may panic.
             let value = init();
@@ -286,7 +292,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
     }
 
     /// Gives half of a page's hashes, and the entries that have them, to a new page.
-    fn split(&mut self, at: usize, page: u32) -> Result<(), StateError> {
+    pub(crate) fn split(&mut self, at: usize, page: u32) -> Result<(), StateError> {
         let geometry = const { Self::GEOMETRY };
         let mut descriptor = self.pages.segment.descriptors.get(page);
         let Descriptor { namespace, prefix: lower, depth, .. } = descriptor;

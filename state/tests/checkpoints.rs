@@ -278,6 +278,28 @@ fn a_directory_that_cannot_be_written_to_is_named() {
     assert!(error.contains("inside/a/file") && error.contains("make it writable"), "{error}");
 }
 
+/// Pages laid out ahead hold nothing, and are a part of every snapshot all the same.
+#[test]
+fn a_namespace_prepared_for_many_comes_back_with_few() {
+    on_a_shard(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut table = Table::new(config()).unwrap();
+        add(&mut table, 0..20_000);
+        let many = table.bytes().live;
+        table.drop_namespace(NS);
+        add(&mut table, 7..10);
+        assert!(table.bytes().live * 2 >= many, "{} of {many}", table.bytes().live);
+        checkpoint(&mut table, &store, 1).await.unwrap();
+        table.freeze(Epoch(2));
+        let file = write(&mut table, &store, 2).await.unwrap();
+        let mut restored = restore(&store, &manifest(2, table.chain(file.as_ref())));
+        assert_eq!(entries(&restored), [(7, 1), (8, 1), (9, 1)]);
+        add(&mut restored, 0..5_000);
+        assert_eq!(entries(&restored).len(), 5_000);
+    });
+}
+
 #[test]
 fn a_full_table_says_so_and_stays_whole() {
     let mut table = Table::new(TableConfig { bytes_max: 64 << 10, ..config() }).unwrap();
