@@ -1,5 +1,5 @@
 //! The road of a record allocates nothing: what a long run allocates beyond a short one is counted, event by event.
-
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 #![expect(unsafe_code, reason = "a global allocator is an unsafe trait; this one counts and hands on")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -1,4 +1,5 @@
 //! A job with nothing to do uses no core, and an event that comes then is out in a moment: the two sides of sleeping.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,6 @@
 //! A job keeps moving: shards never stand still under load, a sink that holds back holds nobody up for good, and SIGTERM
 //! ends a process with a last checkpoint.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod sales;
 
