@@ -227,7 +227,11 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so() {
 fn output_that_is_ahead_of_the_checkpoint_is_never_written_twice() {
     let place = Place::new();
     let epochs = run_and_keep_all(&place);
-    fs::remove_file(place.manifest(*epochs.last().unwrap())).unwrap();
+    // The last epoch may have no rows of its own: a checkpoint can fall between the last window and the end of the input.
+    let ahead = place.newest_output();
+    for epoch in epochs.iter().filter(|epoch| **epoch >= ahead) {
+        fs::remove_file(place.manifest(*epoch)).unwrap();
+    }
     let before = place.contents();
     let error = again(&place).run().unwrap_err().to_string();
     assert!(error.starts_with("sink \"sink-") && error.contains("part-"), "{error}");

@@ -245,11 +245,15 @@ impl Place {
     /// Forgets the output committed after `epoch`, as if the machine had stopped there.
     pub(crate) fn forget_output_after(&self, epoch: u64) {
         for name in names(&self.out()) {
-            let of: Option<u64> = name.strip_prefix("part-").and_then(|rest| rest[6..18].parse().ok());
-            if of.is_some_and(|of| of > epoch) {
+            if epoch_of(&name).is_some_and(|of| of > epoch) {
                 fs::remove_file(self.out().join(name)).unwrap();
             }
         }
+    }
+
+    /// The newest epoch with output of its own.
+    pub(crate) fn newest_output(&self) -> u64 {
+        names(&self.out()).iter().filter_map(|name| epoch_of(name)).max().unwrap()
     }
 
     /// Everything there is: each file's name and bytes.
@@ -278,6 +282,11 @@ impl Place {
             fs::write(path, bytes).unwrap();
         }
     }
+}
+
+/// The epoch in whose commit the file `part-SHARD-EPOCH.txt` got its name; `None` for any other file.
+fn epoch_of(name: &str) -> Option<u64> {
+    name.strip_prefix("part-").and_then(|rest| rest[6..18].parse().ok())
 }
 
 /// The lines that a file sink has committed to `dir`, sorted.
