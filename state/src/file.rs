@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions};
 
 use crate::snapshot::{Chunk, FileRef};
@@ -35,7 +36,7 @@ impl SnapshotFile {
         // For reading too, although nobody reads: opened only for writing, the first file on a device makes glommio
         // believe that the device cannot be polled. On tmpfs it falls back to buffered writes by itself.
         let opened = OpenOptions::new().read(true).write(true).create_new(true).dma_open(&path).await;
-        let file = Some(Rc::new(opened.map_err(|error| failed(error.into()))?));
+        let file = Some(Rc::new(opened.map_err(|error| failed(plain(error)))?));
         let store = store.clone();
         Ok(SnapshotFile { file, store, name, path, bytes: 0, crc32c: 0, finished: false })
     }
@@ -51,7 +52,7 @@ impl SnapshotFile {
         let file = self.open_file()?;
         let (crc32c, len) = (chunk.crc32c(), chunk.bytes().len());
         let buffer = Rc::new(chunk.buffer);
-        let written = file.write_rc_at(Rc::clone(&buffer), self.bytes).await.map_err(io::Error::from)?;
+        let written = file.write_rc_at(Rc::clone(&buffer), self.bytes).await.map_err(plain)?;
         if written != len {
             // A disk that fills up takes a part first.
             return Err(io::Error::new(
@@ -79,9 +80,9 @@ impl SnapshotFile {
 
     async fn sync(&mut self) -> io::Result<()> {
         self.store.ask(DiskOperation::Sync, &self.path)?;
-        self.open_file()?.fdatasync().await.map_err(io::Error::from)?;
+        self.open_file()?.fdatasync().await.map_err(plain)?;
         if let Some(file) = self.file.take() {
-            file.close_rc().await.map_err(io::Error::from)?;
+            file.close_rc().await.map_err(plain)?;
         }
         // The file's name must outlive a crash no less than the manifest that speaks of it. Publishing that syncs the
         // directory, and so this name, before anybody is told that the checkpoint exists.
@@ -92,6 +93,11 @@ impl SnapshotFile {
         self.file = None;
         StoreError::File { path: self.path.clone(), what, source }
     }
+}
+
+/// The system's own answer: the path and the operation that glommio adds are named by [`StoreError`] already.
+fn plain(error: GlommioError<()>) -> io::Error {
+    if let GlommioError::EnhancedIoError { source, .. } = error { source } else { error.into() }
 }
 
 impl Drop for SnapshotFile {

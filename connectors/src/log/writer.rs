@@ -76,7 +76,12 @@ impl LogWriter {
                 "{shown} already holds a log: append to it, or name an empty directory"
             )));
         }
-        fs::create_dir_all(dir).map_err(doing("cannot make the log directory", dir))?;
+        fs::create_dir_all(dir).map_err(|error| {
+            LogError::Unusable(format!(
+                "cannot make the log directory {shown}: {error}. Name one that does not exist yet, where this user may \
+                 write"
+            ))
+        })?;
         let mut entries = fs::read_dir(dir).map_err(doing("cannot list", dir))?;
         if entries.next().is_some() {
             return Err(LogError::Unusable(format!(

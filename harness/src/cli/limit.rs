@@ -1,5 +1,7 @@
 //! `harness limit`
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use clap::Args;
 use millstream::OnError;
@@ -12,7 +14,7 @@ use crate::limit::{Encoding, Exchange, LimitOutcome, QueryLimit, STAGES, Shape, 
 use crate::machine::Machine;
 use crate::report::{self, Report, count, decimals, rate};
 use crate::ysb::generate::{GeneratorConfig, Pace, Population, START_MS};
-use crate::ysb::oracle::Differences;
+use crate::ysb::oracle::{Differences, Oracle};
 use crate::ysb::run::{SinkKind, YsbRun};
 
 #[derive(Args, Debug)]
@@ -52,9 +54,10 @@ pub(super) struct LimitArgs {
     #[arg(long, value_name = "A", default_value = "10", value_parser = small_count)]
     ads_per_campaign: u32,
 
-    /// How many events to make, over all shards
-    #[arg(long, value_name = "N", default_value = "100M", value_parser = positive_count)]
-    events: u64,
+    /// How many events to make, over all shards [default: 100M; 400M for long events with --compare, so that the engine
+    /// takes its checkpoints]
+    #[arg(long, value_name = "N", value_parser = positive_count)]
+    events: Option<u64>,
 
     /// How fast event time moves: a window of 10 s is 10,000 times as many events, over all shards
     #[arg(long, value_name = "N", default_value = "1000", value_parser = positive_count)]
@@ -137,13 +140,17 @@ impl LimitArgs {
             encoding: self.encoding,
             events: GeneratorConfig {
                 population,
-                events: Some(self.events),
+                events: Some(self.events.unwrap_or(match (self.compare, self.encoding) {
+                    (true, Encoding::Long) => 400_000_000,
+                    _ => 100_000_000,
+                })),
                 start_ms: START_MS,
                 pace: Pace::per_ms(self.events_per_ms),
                 skew: false,
             },
             cores,
             stages: self.stages,
+            counted: None,
         })
     }
 }
@@ -158,7 +165,8 @@ fn compare(args: &LimitArgs, cores: &[usize]) -> Result<Verdict> {
     let mut pairs: Vec<(f64, f64)> = Vec::new();
     let mut verified = true;
     for pair in 0..=u64::from(args.pairs) {
-        let query = args.query(args.seed.wrapping_add(pair), cores.to_vec())?;
+        let mut query = args.query(args.seed.wrapping_add(pair), cores.to_vec())?;
+        query.counted = Some(Arc::new(Oracle::of_generator(query.events)));
         let engine = crate::ysb::run::run(&engine_run(args, &query), &mut |_| {})?;
         let limit = run_query(&query)?;
         verified &= engine.differences.as_ref().is_some_and(Differences::is_empty) && limit.differences.is_empty();
@@ -227,6 +235,7 @@ fn engine_run(args: &LimitArgs, query: &QueryLimit) -> YsbRun {
         checkpoint_dir: None,
         combine: query.exchange == Exchange::None,
         verify: true,
+        counted: query.counted.clone(),
         on_error: OnError::Fail,
         dead_letters: None,
     }

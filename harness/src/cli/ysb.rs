@@ -221,6 +221,7 @@ impl YsbArgs {
             checkpoint_dir: self.checkpoint_dir.clone(),
             combine: self.combine,
             verify: self.verify || (few && !self.no_verify),
+            counted: None,
             on_error: if self.malformed == Malformed::Skip { OnError::Skip } else { OnError::Fail },
             dead_letters: self.dead_letters.clone(),
         })
@@ -266,7 +267,7 @@ pub(super) fn limit_of(plan: &YsbRun, outcome: &YsbOutcome) -> Result<LimitOutco
         );
     }
     let exchange = if plan.shards > 1 && !plan.combine { Exchange::Rings } else { Exchange::None };
-    Ok(run_query(&QueryLimit { exchange, encoding: plan.encoding, events, cores, stages: false })?)
+    Ok(run_query(&QueryLimit { exchange, encoding: plan.encoding, events, cores, stages: false, counted: None })?)
 }
 
 fn quantiles(histogram: &Histogram<u64>, digits: usize, unit_us: f64, tops: &[(&str, f64)]) -> String {
@@ -300,11 +301,13 @@ fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&
         .replace("Uuid", "uuid")
         .replace("Json", "json"),
     );
-    report.line("throughput", rate(job.events_per_s(), "events"));
-    let each = job.events_per_s() / f64::from(plan.shards);
-    report.line("per shard", format!("{}, {} ns each", rate(each, "events"), decimals(1e9 / each, 2)));
-    report
-        .line("time", format!("{} s for {} events", decimals(job.elapsed.as_secs_f64(), 3), count(measured.events_in)));
+    if measured.events_in > 0 {
+        report.line("throughput", rate(job.events_per_s(), "events"));
+        let each = job.events_per_s() / f64::from(plan.shards);
+        report.line("per shard", format!("{}, {} ns each", rate(each, "events"), decimals(1e9 / each, 2)));
+    }
+    let seconds = decimals(job.elapsed.as_secs_f64(), 3);
+    report.line("time", format!("{seconds} s for {} events", count(measured.events_in)));
     report.line(
         "checkpoints",
         match plan.checkpoint_interval {
@@ -327,8 +330,11 @@ fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&
             Some(latency) if latency.is_empty() => {
                 "no window ended while it ran: give it a longer --duration".to_owned()
             }
-            Some(latency) => format!("{} ms after the window's end", quantiles(latency, 2, 1e3, &P50_P999)),
-            None => "not measured as fast as it goes: offer a --rate".to_owned(),
+            Some(latency) => {
+                let after = if plan.open_loop { "the window's end" } else { "its last event was read" };
+                format!("{} ms after {after}", quantiles(latency, 2, 1e3, &P50_P999))
+            }
+            None => "not measured: nobody but the job knows the times in a log".to_owned(),
         },
     );
     report.line("guarantee", job.guarantee.to_string());
@@ -358,6 +364,11 @@ fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&
             .line("limit", format!("{} by hand · ratio {}", rate(limit.events_per_s(), "events"), decimals(ratio, 3)));
     }
     report.line("machine", Machine::probe(&plan.cores).to_string());
+    let is_generated = plan.log.is_none() && measured.events_in > 0;
+    if let Some(interval) = plan.checkpoint_interval.filter(|interval| is_generated && job.elapsed < *interval) {
+        let interval = humantime::format_duration(interval);
+        report.line("note", format!("it was over before a checkpoint was due, after {interval}: try --duration 30s"));
+    }
     report
 }
 
@@ -407,7 +418,7 @@ fn as_json(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, used: &Usage, li
         },
         "pause_us": four(&measured.pause_us, 1.0),
         "turn_us": four(&measured.turn_us, 1.0),
-        "latency_ms": outcome.latency_us.as_ref().map(|latency| four(latency, 1e3)),
+        "latency_ms": outcome.latency_us.as_ref().filter(|_| plan.open_loop).map(|latency| four(latency, 1e3)),
         "cpu_s": used.cpu_s,
         "rss_mb": used.rss_mb,
         "limit": limit.map(|limit| json!({

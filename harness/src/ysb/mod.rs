@@ -5,6 +5,7 @@ pub mod dataset;
 pub mod encode;
 pub mod event;
 pub mod generate;
+pub mod latency;
 pub mod oracle;
 pub mod output;
 pub mod pace;

@@ -4,14 +4,13 @@
 //! campaign, so the branch costs nothing.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use hdrhistogram::Histogram;
 use millstream::road::sink::{Committable, Epoch, SinkFuture};
 use millstream::{Clock, Guarantee, Sink, SinkError, SinkWriter};
 use millstream_connectors::file::{FileSink, FileWriter};
 use millstream_connectors::memory::{MemorySink, MemoryWriter, NullSink, NullWriter};
 
+use super::latency::{Latency, Stopwatch, WindowEnds};
 use super::oracle::CampaignName;
 use super::result::{ResultRow, WINDOW_MS};
 
@@ -30,28 +29,6 @@ enum Target<C> {
     Memory(MemorySink<ResultRow<C>>),
     File(PathBuf),
     Null(NullSink),
-}
-
-/// How long after its window's end each row came, µs, from all shards.
-#[derive(Clone, Debug)]
-pub struct Latency(Arc<Mutex<Histogram<u64>>>);
-
-impl Default for Latency {
-    fn default() -> Latency {
-        Latency(Arc::new(Mutex::new(micros())))
-    }
-}
-
-impl Latency {
-    /// All that was measured.
-    #[must_use]
-    pub fn micros(&self) -> Histogram<u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-fn micros() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are constants that fit")
 }
 
 impl<C: CampaignName> Output<C> {
@@ -74,11 +51,10 @@ impl<C: CampaignName> Output<C> {
         Output { target: Target::Null(NullSink::new()), latency: None }
     }
 
-    /// Measures how late each row is, where event time is wall time: two readings of the clock a window are nothing, but
-    /// a million rows that come at once would mostly wait for the clock.
+    /// Measures how late each row is.
     #[must_use]
-    pub fn timed(mut self) -> (Output<C>, Latency) {
-        let latency = Latency::default();
+    pub fn timed(mut self, ends: WindowEnds) -> (Output<C>, Latency) {
+        let latency = Latency::new(ends);
         self.latency = Some(latency.clone());
         (self, latency)
     }
@@ -92,9 +68,7 @@ fn write_line<C: CampaignName>(row: &ResultRow<C>, line: &mut Vec<u8>) {
 /// One shard's end of the output.
 pub struct OutputWriter<C> {
     target: TargetWriter<C>,
-    clock: Clock,
-    /// Where it is measured: of all shards, and of this one since the last barrier.
-    latency: Option<(Latency, Histogram<u64>)>,
+    stopwatch: Option<Stopwatch>,
 }
 
 enum TargetWriter<C> {
@@ -115,7 +89,8 @@ impl<C: CampaignName + Send + 'static> Sink<ResultRow<C>> for Output<C> {
             }
             Target::Null(sink) => TargetWriter::Null(Sink::<ResultRow<C>>::open(sink, shard, shards)?),
         };
-        Ok(OutputWriter { target, clock: Clock::system(), latency: self.latency.clone().map(|all| (all, micros())) })
+        let stopwatch = self.latency.as_ref().map(|latency| latency.stopwatch(Clock::system()));
+        Ok(OutputWriter { target, stopwatch })
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -144,12 +119,8 @@ macro_rules! each {
 
 impl<C: CampaignName + Send + 'static> SinkWriter<ResultRow<C>> for OutputWriter<C> {
     fn write(&mut self, row: &ResultRow<C>) -> Result<(), SinkError> {
-        if let Some((_, measured)) = &mut self.latency {
-            let window_end_us = (row.window_start_ms + WINDOW_MS) * 1000;
-            // A window that the end of the input closed before its time says nothing about latency.
-            if let Ok(late_us) = u64::try_from(self.clock.wall_us() - window_end_us) {
-                measured.saturating_record(late_us.max(1));
-            }
+        if let Some(stopwatch) = &mut self.stopwatch {
+            stopwatch.row(row.window_start_ms + WINDOW_MS);
         }
         each!(&mut self.target, writer => writer.write(row))
     }
@@ -159,9 +130,8 @@ impl<C: CampaignName + Send + 'static> SinkWriter<ResultRow<C>> for OutputWriter
     }
 
     fn prepare(&mut self, epoch: Epoch) -> SinkFuture<Committable> {
-        if let Some((all, measured)) = &mut self.latency {
-            all.0.lock().unwrap_or_else(PoisonError::into_inner).add(&*measured).expect("all are made alike");
-            measured.reset();
+        if let Some(stopwatch) = &mut self.stopwatch {
+            stopwatch.barrier();
         }
         each!(&mut self.target, writer => SinkWriter::<ResultRow<C>>::prepare(writer, epoch))
     }

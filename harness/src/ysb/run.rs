@@ -13,6 +13,7 @@ use super::dataset::Dataset;
 use super::encode::Encoded;
 use super::event::{AdEvent, AdEventText, UuidText};
 use super::generate::{GeneratorConfig, Population};
+use super::latency::WindowEnds;
 use super::oracle::{CampaignName, Differences, Oracle};
 use super::output::Output;
 use super::pace::Paced;
@@ -50,6 +51,8 @@ pub struct YsbRun {
     pub combine: bool,
     /// Compare with the oracle.
     pub verify: bool,
+    /// The generator's events, counted already: for whoever runs the same input more than once.
+    pub counted: Option<Arc<Oracle>>,
     /// What happens to malformed JSON.
     pub on_error: OnError,
     /// The dead letters' directory, where malformed JSON becomes dead letters.
@@ -85,7 +88,7 @@ pub struct YsbOutcome {
     pub views: u64,
     /// The comparison with the oracle, where one was made.
     pub differences: Option<Differences>,
-    /// Result rows after their window's end, µs; only of an open loop.
+    /// Result rows after their window's end, µs; of events that are made.
     pub latency_us: Option<Histogram<u64>>,
 }
 
@@ -131,13 +134,20 @@ trait Form: 'static {
 
     fn ads(population: &Population) -> Self::Ads;
 
-    fn flow(flow: &Flow, run: &YsbRun, shares: &Shares, ads: &Self::Ads, sink: Output<Self::Campaign>);
+    fn flow(flow: &Flow, run: &YsbRun, progress: &Progress, ads: &Self::Ads, sink: Output<Self::Campaign>);
 }
 
 /// The generator as the run wants it.
-fn generator<E: Encoded + Batch>(run: &YsbRun, shares: &Shares) -> YsbSource<E> {
+fn generator<E: Encoded + Batch>(run: &YsbRun, progress: &Progress) -> YsbSource<E> {
     let source = if run.open_loop { YsbSource::open_loop(run.events) } else { YsbSource::new(run.events) };
-    source.counted(shares.clone())
+    source.counted(progress.shares.clone()).telling(progress.ends.clone())
+}
+
+/// What the generator tells while it goes.
+#[derive(Clone)]
+struct Progress {
+    shares: Shares,
+    ends: WindowEnds,
 }
 
 struct Long;
@@ -151,9 +161,9 @@ impl Form for Long {
         query::ads(population)
     }
 
-    fn flow(flow: &Flow, run: &YsbRun, shares: &Shares, ads: &Self::Ads, sink: Output<u64>) {
+    fn flow(flow: &Flow, run: &YsbRun, progress: &Progress, ads: &Self::Ads, sink: Output<u64>) {
         let watermarks = query::watermarks(run.events.skew);
-        query::long(flow, generator(run, shares), ads.clone(), watermarks, sink);
+        query::long(flow, generator(run, progress), ads.clone(), watermarks, sink);
     }
 }
 
@@ -168,9 +178,9 @@ impl Form for Uuid {
         TextAds::new(population)
     }
 
-    fn flow(flow: &Flow, run: &YsbRun, shares: &Shares, ads: &TextAds, sink: Output<UuidText>) {
+    fn flow(flow: &Flow, run: &YsbRun, progress: &Progress, ads: &TextAds, sink: Output<UuidText>) {
         let watermarks = query::watermarks(run.events.skew);
-        query::uuid(flow, generator(run, shares), ads.clone(), watermarks, sink);
+        query::uuid(flow, generator(run, progress), ads.clone(), watermarks, sink);
     }
 }
 
@@ -185,11 +195,11 @@ impl Form for Json {
         TextAds::new(population)
     }
 
-    fn flow(flow: &Flow, run: &YsbRun, shares: &Shares, ads: &TextAds, sink: Output<UuidText>) {
+    fn flow(flow: &Flow, run: &YsbRun, progress: &Progress, ads: &TextAds, sink: Output<UuidText>) {
         let watermarks = query::watermarks(run.events.skew);
         let bad = query::BadLines { on_error: run.on_error, dead_letters: run.dead_letters.clone() };
         match &run.log {
-            None => query::json(flow, generator::<Lines>(run, shares), ads.clone(), watermarks, bad, sink),
+            None => query::json(flow, generator::<Lines>(run, progress), ads.clone(), watermarks, bad, sink),
             Some(log) => {
                 let log = Paced::new(LogSource::new(log), run.log_rate.unwrap_or(u64::MAX));
                 query::json(flow, log, ads.clone(), watermarks, bad, sink);
@@ -214,14 +224,18 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
         SinkKind::File(dir) => (Output::file(dir.clone()), None),
         SinkKind::Null => (Output::null(), None),
     };
-    let (sink, latency) = match run.open_loop {
-        true => {
-            let (sink, latency) = sink.timed();
+    let progress = Progress {
+        shares: Shares::new(run.shards),
+        ends: if run.open_loop { WindowEnds::AsTimeGoes } else { WindowEnds::as_read() },
+    };
+    let (sink, latency) = match run.log {
+        // Nobody but the job knows the times in a log.
+        Some(_) => (sink, None),
+        None => {
+            let (sink, latency) = sink.timed(progress.ends.clone());
             (sink, Some(latency))
         }
-        false => (sink, None),
     };
-    let shares = Shares::new(run.shards);
     let temporary;
     let checkpoint_dir = match (&run.checkpoint_dir, run.checkpoint_interval) {
         (Some(dir), _) => Some(dir.clone()),
@@ -241,8 +255,8 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
     }
     let shared = Arc::new(run);
     let job = {
-        let (run, shares) = (shared.clone(), shares.clone());
-        Job::new("ysb", move |flow| F::flow(flow, &run, &shares, &ads, sink.clone()))
+        let (run, progress) = (shared.clone(), progress.clone());
+        Job::new("ysb", move |flow| F::flow(flow, &run, &progress, &ads, sink.clone()))
             .shards(shared.shards)
             .cores(shared.cores.clone())
             .combine(shared.combine)
@@ -251,7 +265,7 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
                 config.checkpoint_interval = shared.checkpoint_interval;
             })
     };
-    let job = watch(job.start()?, &shared, &shares, tell)?;
+    let job = watch(job.start()?, &shared, &progress.shares, tell)?;
     tell(Told::Verifying);
     let committed: Vec<(F::Campaign, i64, u64)> = match (&shared.sink, memory) {
         (SinkKind::Memory, Some(rows)) => {
@@ -265,11 +279,15 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
         let bad_lines = if shared.passes_over_bad_lines() { BadLines::PassOver } else { BadLines::Refuse };
         let oracle = match (&shared.log, shared.duration) {
             (Some(log), _) => {
-                verify::oracle_of_log(log, &shared.events.population, bad_lines).map_err(RunError::Harness)?
+                let population = &shared.events.population;
+                Arc::new(verify::oracle_of_log(log, population, bad_lines).map_err(RunError::Harness)?)
             }
             // All of it, whoever took it: a run that continues finds its output begun, and may find nothing left to take.
-            (None, None) => Oracle::of_generator(shared.events),
-            (None, Some(_)) => Oracle::of_shares(shared.events, &shares.taken()),
+            (None, None) => match &shared.counted {
+                Some(counted) => counted.clone(),
+                None => Arc::new(Oracle::of_generator(shared.events)),
+            },
+            (None, Some(_)) => Arc::new(Oracle::of_shares(shared.events, &progress.shares.taken())),
         };
         Some(oracle.compare(committed.iter().copied(), 1))
     } else {

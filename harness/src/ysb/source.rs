@@ -10,6 +10,8 @@ use millstream::time::Clock;
 
 use super::encode::Encoded;
 use super::generate::{Generator, GeneratorConfig, Population};
+use super::latency::WindowEnds;
+use super::result::{WINDOW_MS, window_start_ms};
 
 /// Events of encoding `E`: `Vec<AdEvent>`, `Vec<AdEventText>` or `Lines`.
 ///
@@ -21,6 +23,7 @@ pub struct YsbSource<E> {
     config: GeneratorConfig,
     open_loop: bool,
     shares: Option<Shares>,
+    ends: Option<WindowEnds>,
     encoding: PhantomData<fn() -> E>,
 }
 
@@ -28,7 +31,7 @@ impl<E> YsbSource<E> {
     /// As fast as it is polled.
     #[must_use]
     pub fn new(config: GeneratorConfig) -> YsbSource<E> {
-        YsbSource { config, open_loop: false, shares: None, encoding: PhantomData }
+        YsbSource { config, open_loop: false, shares: None, ends: None, encoding: PhantomData }
     }
 
     /// Ends when `shares` are closed, and says there how many events each shard took.
@@ -38,10 +41,17 @@ impl<E> YsbSource<E> {
         self
     }
 
+    /// Says when each shard has read the last event of a window.
+    #[must_use]
+    pub fn telling(mut self, ends: WindowEnds) -> YsbSource<E> {
+        self.ends = Some(ends);
+        self
+    }
+
     /// Each event at its time, which counts from the wall time [`GeneratorConfig::start_ms`].
     #[must_use]
     pub fn open_loop(config: GeneratorConfig) -> YsbSource<E> {
-        YsbSource { config, open_loop: true, shares: None, encoding: PhantomData }
+        YsbSource { config, open_loop: true, shares: None, ends: None, encoding: PhantomData }
     }
 }
 
@@ -55,6 +65,7 @@ impl<E: Encoded + Batch> Source for YsbSource<E> {
             generator,
             clock,
             shares: self.shares.clone(),
+            ends: self.ends.clone().map(|ends| (ends, Clock::system())),
             shard: shard as usize,
             name: format!("events-{shard}-of-{shards}"),
             encoding: PhantomData,
@@ -110,9 +121,22 @@ struct YsbSplit<E> {
     /// Present where events wait for their time.
     clock: Option<Clock>,
     shares: Option<Shares>,
+    /// With the clock that says when they were read.
+    ends: Option<(WindowEnds, Clock)>,
     shard: usize,
     name: String,
     encoding: PhantomData<fn() -> E>,
+}
+
+impl<E> YsbSplit<E> {
+    /// The events from `after_ms` on and before `until_ms` have been read.
+    fn read_until(&self, after_ms: i64, until_ms: i64) {
+        if let Some((ends, clock)) = &self.ends
+            && window_start_ms(after_ms) != window_start_ms(until_ms)
+        {
+            ends.pass(after_ms, until_ms, clock.wall_us());
+        }
+    }
 }
 
 impl<E: Encoded + Batch> Split for YsbSplit<E> {
@@ -125,6 +149,8 @@ impl<E: Encoded + Batch> Split for YsbSplit<E> {
     fn poll(&mut self, out: &mut E, rows_max: usize) -> Result<Polled, SourceError> {
         let closed = self.shares.as_ref().is_some_and(|shares| shares.0.closed.load(Ordering::Relaxed));
         if self.generator.remaining() == 0 || closed {
+            let last_ms = self.generator.next_ms();
+            self.read_until(last_ms, window_start_ms(last_ms) + WINDOW_MS);
             return Ok(Polled::End);
         }
         let rows = match &self.clock {
@@ -134,7 +160,9 @@ impl<E: Encoded + Batch> Split for YsbSplit<E> {
                 due => rows_max.min(due as usize),
             },
         };
+        let first_ms = self.generator.next_ms();
         self.generator.fill(out, rows);
+        self.read_until(first_ms, self.generator.next_ms());
         if let Some(shares) = &self.shares {
             shares.0.taken[self.shard].store(self.generator.position(), Ordering::Relaxed);
         }
@@ -205,6 +233,7 @@ mod tests {
             generator,
             clock: Some(clock.clone()),
             shares: None,
+            ends: None,
             shard: 0,
             name: String::new(),
             encoding: PhantomData,
