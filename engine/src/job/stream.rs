@@ -214,7 +214,7 @@ trait DenseStage<T> {
 
 impl<T: 'static, N: Stage<T>> DenseStage<T> for N {
     fn dense(&mut self, rows: &Dense<T>, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        self.batch(rows, cx)
+        self.batch(&rows.view(), cx)
     }
 
     fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {

@@ -103,7 +103,7 @@ impl<T: AsRef<[u8]> + ?Sized, N: Stage<DeadLetter>> BadRows<T> for ToDeadLetters
 
     fn batch_done(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
         if !self.letters.is_empty() {
-            self.next.batch(&self.letters, cx)?;
+            self.next.batch(&self.letters.view(), cx)?;
             self.letters.clear();
         }
         Ok(())
@@ -190,7 +190,7 @@ where
         if self.out.is_empty() {
             return Ok(());
         }
-        self.next.batch(&self.out, cx)
+        self.next.batch(&self.out.view(), cx)
     }
 
     fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {

@@ -147,12 +147,13 @@ impl<T: ?Sized + 'static, F: Fn(&T) -> bool + 'static, N: Stage<T>> Stage<T> for
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
         cx.enter(self.node);
         assert!(rows.len() <= BATCH_ROWS, "a batch never exceeds BATCH_ROWS");
+        let (keep, selected) = (&self.keep, &mut *self.selected);
         let mut kept = 0;
         for index in 0..rows.len() {
             // Write always, advance by the condition: a view in three is the worst case for a branch predictor,
             // and a mispredicted branch costs as much as the whole filter does without one.
-            self.selected[kept & (BATCH_ROWS - 1)] = index as u16;
-            kept += usize::from((self.keep)(rows.row(index)));
+            selected[kept & (BATCH_ROWS - 1)] = index as u16;
+            kept += usize::from(keep(rows.row(index)));
         }
         if kept == 0 {
             return Ok(());
@@ -194,7 +195,7 @@ impl<T: ?Sized + 'static, U: 'static, F: Fn(&T) -> U + 'static, N: Stage<U>> Sta
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
         cx.enter(self.node);
         self.out.fill(rows.len(), |index| (self.map)(rows.row(index)), |index| rows.at(index));
-        self.next.batch(&self.out, cx)
+        self.next.batch(&self.out.view(), cx)
     }
 
     pass_signals!();
@@ -234,7 +235,7 @@ impl<T: ?Sized + 'static, U: 'static, F: Fn(&T) -> Option<U> + 'static, N: Stage
         if self.out.is_empty() {
             return Ok(());
         }
-        self.next.batch(&self.out, cx)
+        self.next.batch(&self.out.view(), cx)
     }
 
     pass_signals!();
@@ -275,7 +276,7 @@ impl<T: ?Sized + 'static, U: 'static, I: IntoIterator<Item = U>, F: Fn(&T) -> I 
             for row in (self.map)(rows.row(index)) {
                 self.out.push(row, at);
                 if self.out.len() == BATCH_ROWS {
-                    self.next.batch(&self.out, cx)?;
+                    self.next.batch(&self.out.view(), cx)?;
                     cx.enter(self.node);
                     self.out.clear();
                 }
@@ -284,7 +285,7 @@ impl<T: ?Sized + 'static, U: 'static, I: IntoIterator<Item = U>, F: Fn(&T) -> I 
         if self.out.is_empty() {
             return Ok(());
         }
-        self.next.batch(&self.out, cx)
+        self.next.batch(&self.out.view(), cx)
     }
 
     pass_signals!();

@@ -53,7 +53,7 @@ where
 
 struct PaneTable<K, S> {
     start: i64,
-    slots: Box<[Slot<K, S>]>,
+    slots: Box<[Slot<K, S>; SLOTS]>,
     /// Indexes of the slots in use, in the order they were taken: a flush visits only those.
     taken: Vec<u16>,
     rows_folded: u64,
@@ -66,7 +66,7 @@ struct Slot<K, S> {
 
 impl<K: Key, S: Copy> PaneTable<K, S> {
     fn new(start: i64) -> PaneTable<K, S> {
-        let slots = vec![Slot { entry: None }; SLOTS].into_boxed_slice();
+        let slots = vec![Slot { entry: None }; SLOTS].try_into().ok().expect("as many as were asked for");
         PaneTable { start, slots, taken: Vec::with_capacity(SLOTS), rows_folded: 0 }
     }
 
@@ -296,7 +296,11 @@ where
             let singles = Singles { rows, key: &self.key, aggregate: &self.aggregate, from: 0, to: count };
             return self.out.accept(&singles, cx);
         }
-        if let Some(pane) = self.panes.of_all(count, |index| rows.at(index)) {
+        let pane = match rows.times() {
+            Some(times) => self.panes.of_times(times),
+            None => self.panes.of_all(count, |index| rows.at(index)),
+        };
+        if let Some(pane) = pane {
             return self.fold_run(rows, 0, count, pane, cx);
         }
         for index in 0..count {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::chain::{Chain, Signal, SplitStanding, Stage};
-use super::rows::{BATCH_ROWS, Batch, Whole};
+use super::rows::{BATCH_ROWS, Batch};
 use super::source::{Polled, Source, Split};
 use crate::epoch::Barrier;
 use crate::job::graph::{Graph, NodeId};
@@ -140,7 +140,7 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
                 self.rows_in += rows as u64;
                 cx.split = index;
                 cx.origin = Some(Origin { split: self.splits[index].name.clone(), first });
-                self.next.batch(&Whole(&self.batch), cx)?;
+                self.next.batch(&self.batch.view(), cx)?;
                 return Ok(Progress::Worked);
             }
         }

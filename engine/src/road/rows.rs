@@ -16,6 +16,15 @@ pub trait Batch: Default + 'static {
     /// One row; `[u8]` for raw bytes.
     type Item: ?Sized + 'static;
 
+    /// The rows as a chain reads them.
+    type View<'a>: Rows<Item = Self::Item>
+    where
+        Self: 'a;
+
+    /// The rows held, their addresses with them: a loop that read those through the batch itself would have to read them
+    /// again after every row it writes, for all the compiler knows.
+    fn view(&self) -> Self::View<'_>;
+
     /// Rows held.
     fn len(&self) -> usize;
 
@@ -33,6 +42,12 @@ pub trait Batch: Default + 'static {
 
 impl<T: 'static> Batch for Vec<T> {
     type Item = T;
+    type View<'a> = Whole<'a, T>;
+
+    #[inline(always)]
+    fn view(&self) -> Whole<'_, T> {
+        Whole(self)
+    }
 
     #[inline(always)]
     fn len(&self) -> usize {
@@ -88,6 +103,12 @@ impl Lines {
 
 impl Batch for Lines {
     type Item = [u8];
+    type View<'a> = WholeLines<'a>;
+
+    #[inline(always)]
+    fn view(&self) -> WholeLines<'_> {
+        WholeLines { bytes: &self.bytes, ends: &self.ends }
+    }
 
     #[inline(always)]
     fn len(&self) -> usize {
@@ -96,8 +117,7 @@ impl Batch for Lines {
 
     #[inline(always)]
     fn row(&self, index: usize) -> &[u8] {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
-        &self.bytes[start..self.ends[index] as usize]
+        line(&self.bytes, &self.ends, index)
     }
 
     fn clear(&mut self) {
@@ -124,6 +144,11 @@ pub trait Rows {
     /// rows of its own.
     fn origin(&self, index: usize) -> Option<usize>;
 
+    /// All event times, where they lie end to end.
+    fn times(&self) -> Option<&[Timestamp]> {
+        None
+    }
+
     /// No rows in view.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -131,11 +156,11 @@ pub trait Rows {
 }
 
 /// A source's batch as it came: no event time yet.
-#[derive(Debug)]
-pub(crate) struct Whole<'a, B>(pub(crate) &'a B);
+#[derive(Clone, Copy, Debug)]
+pub struct Whole<'a, T>(&'a [T]);
 
-impl<B: Batch> Rows for Whole<'_, B> {
-    type Item = B::Item;
+impl<T> Rows for Whole<'_, T> {
+    type Item = T;
 
     #[inline(always)]
     fn len(&self) -> usize {
@@ -143,8 +168,8 @@ impl<B: Batch> Rows for Whole<'_, B> {
     }
 
     #[inline(always)]
-    fn row(&self, index: usize) -> &B::Item {
-        self.0.row(index)
+    fn row(&self, index: usize) -> &T {
+        &self.0[index]
     }
 
     #[inline(always)]
@@ -156,6 +181,43 @@ impl<B: Batch> Rows for Whole<'_, B> {
     fn origin(&self, index: usize) -> Option<usize> {
         Some(index)
     }
+}
+
+/// As [`Whole`], of [`Lines`].
+#[derive(Clone, Copy, Debug)]
+pub struct WholeLines<'a> {
+    bytes: &'a [u8],
+    ends: &'a [u32],
+}
+
+impl Rows for WholeLines<'_> {
+    type Item = [u8];
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    #[inline(always)]
+    fn row(&self, index: usize) -> &[u8] {
+        line(self.bytes, self.ends, index)
+    }
+
+    #[inline(always)]
+    fn at(&self, _index: usize) -> Timestamp {
+        Timestamp::MIN
+    }
+
+    #[inline(always)]
+    fn origin(&self, index: usize) -> Option<usize> {
+        Some(index)
+    }
+}
+
+#[inline(always)]
+fn line<'a>(bytes: &'a [u8], ends: &[u32], index: usize) -> &'a [u8] {
+    let start = if index == 0 { 0 } else { ends[index - 1] as usize };
+    &bytes[start..ends[index] as usize]
 }
 
 /// Rows whose event time is read off the row where it is needed: two rows in three that a filter drops never pay.
@@ -256,6 +318,12 @@ impl<T> Dense<T> {
     pub fn push(&mut self, row: T, at: Timestamp) {
         self.rows.push(row);
         self.at.push(at);
+    }
+
+    /// All rows.
+    #[inline(always)]
+    pub(crate) fn view(&self) -> Piece<'_, T> {
+        Piece { rows: &self.rows, at: &self.at }
     }
 
     /// The rows in pieces of at most `rows_max`.
@@ -368,30 +436,6 @@ impl<T> Places<'_, T> {
     }
 }
 
-impl<T> Rows for Dense<T> {
-    type Item = T;
-
-    #[inline(always)]
-    fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    #[inline(always)]
-    fn row(&self, index: usize) -> &T {
-        &self.rows[index]
-    }
-
-    #[inline(always)]
-    fn at(&self, index: usize) -> Timestamp {
-        self.at[index]
-    }
-
-    #[inline(always)]
-    fn origin(&self, _index: usize) -> Option<usize> {
-        None
-    }
-}
-
 /// Neighbouring rows of a [`Dense`].
 #[derive(Debug)]
 pub(crate) struct Piece<'a, T> {
@@ -420,5 +464,10 @@ impl<T> Rows for Piece<'_, T> {
     #[inline(always)]
     fn origin(&self, _index: usize) -> Option<usize> {
         None
+    }
+
+    #[inline(always)]
+    fn times(&self) -> Option<&[Timestamp]> {
+        Some(self.at)
     }
 }

@@ -112,6 +112,17 @@ impl Panes {
         (whole && (1..rows).all(|index| inside(at(index)))).then_some(start)
     }
 
+    /// As [`of_all`](Panes::of_all), of times end to end, at least one: several are compared at once.
+    #[inline(always)]
+    pub(crate) fn of_times(self, times: &[Timestamp]) -> Option<i64> {
+        let start = self.start_of(times[0]);
+        let whole = start.checked_add(self.size_ms).is_some() && start.checked_sub(self.size_ms).is_some();
+        let outside = |at: &Timestamp| (at.0.wrapping_sub(start) as u64) >= self.size_ms as u64;
+        // Without an early end, or it would be one by one.
+        let any_outside = times.iter().fold(false, |any, at| any | outside(at));
+        (whole && !any_outside).then_some(start)
+    }
+
     /// The last instant inside the pane: the watermark that completes it.
     fn last_of(self, start: i64) -> Timestamp {
         Timestamp(start.saturating_add(self.size_ms - 1))

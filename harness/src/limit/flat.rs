@@ -1,7 +1,9 @@
 //! A flat hash table: open addressing, linear probing, key and value side by side in one cache line.
 //!
-//! What a hand-written loop would use: a power of two of slots, at most three quarters full, huge pages, a multiply for
-//! a hash. Where the table is larger than the second-level cache would like, a batch's slots are asked for
+//! What a hand-written loop would use: a power of two of slots, huge pages, a multiply for a hash. A small table is kept
+//! nearly empty, for what costs there is not the memory but the guess whether the first slot holds the key: with a
+//! thousand keys in 2 Ki slots one lookup in five looked twice, and the query took 6.8 ns an event instead of 4.5. A
+//! large one is at most three quarters full. Where the table is larger than the second-level cache would like, a batch's slots are asked for
 //! [`AHEAD`] rows before they are touched, so that the misses overlap; below that, asking costs more than it saves.
 //! A dictionary of the standard kind (hashbrown with the same hash) reaches half of it at a million keys.
 #![expect(
@@ -17,8 +19,11 @@ use crate::ysb::oracle::CampaignName;
 /// How many rows before its use a slot is asked for: 8 and 64 are slower, 32 is the same.
 const AHEAD: usize = 16;
 
-/// Tables up to this size are not prefetched.
-const PREFETCHED_FROM_BYTES: usize = 256 << 10;
+/// Tables up to this size are not prefetched, and are as sparse as it lets them be.
+const NEAR_BYTES: usize = 512 << 10;
+
+/// Slots for each key of a small table.
+const SPARSE: usize = 12;
 
 /// A key with a number, as it lies in memory. An empty slot has no key.
 pub(crate) trait Slot: Copy + Send + Sync + 'static {
@@ -171,7 +176,9 @@ pub(crate) struct FlatTable<S> {
 impl<S: Slot> FlatTable<S> {
     /// A table for at most `keys` keys.
     pub(crate) fn with_capacity(keys: usize) -> FlatTable<S> {
-        let slots = (keys * 4 / 3 + 1).next_power_of_two().max(2);
+        let least = (keys * 4 / 3 + 1).next_power_of_two().max(2);
+        let sparse = (keys * SPARSE).next_power_of_two().min(NEAR_BYTES / size_of::<S>());
+        let slots = least.max(sparse);
         FlatTable { slots: huge_vec(slots, S::EMPTY), shift: 64 - slots.ilog2(), room: slots - 1 }
     }
 
@@ -180,7 +187,7 @@ impl<S: Slot> FlatTable<S> {
     }
 
     pub(crate) fn prefetched(&self) -> bool {
-        self.bytes() > PREFETCHED_FROM_BYTES
+        self.bytes() > NEAR_BYTES
     }
 
     /// Adds one to the number of each key in turn.
@@ -393,7 +400,8 @@ mod tests {
     #[test]
     #[should_panic(expected = "more keys than announced")]
     fn a_full_table_says_so() {
-        let mut table = FlatTable::<NumberSlot>::with_capacity(2);
-        table.count(&[1, 2, 3, 4, 5]);
+        let keys = NEAR_BYTES / size_of::<NumberSlot>();
+        let mut table = FlatTable::<NumberSlot>::with_capacity(keys / 2);
+        table.count(&(1..=keys as u64).collect::<Vec<_>>());
     }
 }

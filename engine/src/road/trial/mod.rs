@@ -141,7 +141,7 @@ impl<N: Stage<u64>> Task for ScriptTask<N> {
             Word::Rows(rows) => {
                 self.rows.clear();
                 rows.iter().for_each(|(key, at)| self.rows.push(*key, Timestamp(*at)));
-                self.next.batch(&self.rows, cx)?;
+                self.next.batch(&self.rows.view(), cx)?;
             }
             Word::Watermark(at) => self.next.signal(Signal::Watermark(Timestamp(*at)), cx)?,
             Word::Idle => self.next.signal(Signal::Idle, cx)?,
