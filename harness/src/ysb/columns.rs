@@ -173,6 +173,21 @@ impl UuidColumn {
         let [w0, w1, w2, w3, w4] = &self.0;
         text_of_words([w0[row], w1[row], w2[row], w3[row], w4[row]])
     }
+
+    /// Writes the text of the id in `row` into the middle of a line: five loads, five stores, and no more.
+    ///
+    /// Left to itself the compiler gathers the words there and lays them on the stack first. Where the stack happened to
+    /// lie across the end of a page, a line of three texts took 11 ns more.
+    #[inline(always)]
+    pub(crate) fn put(&self, row: usize, text: &mut [u8; 36]) {
+        for (piece, column) in text.chunks_mut(8).zip(&self.0) {
+            let word = &column[row];
+            // SAFETY: a reference is valid for a read.
+            #[expect(unsafe_code, reason = "volatile loads are not gathered; every_encoding_says_the_same reads them")]
+            let word = unsafe { std::ptr::from_ref(word).read_volatile() };
+            piece.copy_from_slice(&word.to_le_bytes()[..piece.len()]);
+        }
+    }
 }
 
 /// The text of one id.

@@ -4,9 +4,9 @@ use std::io::Write as _;
 
 use millstream::road::rows::Lines;
 
-use super::columns::Columns;
+use super::columns::{Columns, IdTexts};
 use super::event::{
-    AD_TYPE_FIELDS, AD_TYPES, AdEvent, AdEventText, EVENT_TYPE_FIELDS, EVENT_TYPES, IP, IP_FIELD, IP_TEXT, UuidText,
+    AD_TYPE_FIELDS, AD_TYPES, AdEvent, AdEventText, EVENT_TYPE_FIELDS, EVENT_TYPES, IP, IP_FIELD, IP_TEXT,
 };
 
 /// A container that a [`Generator`](super::generate::Generator) can fill: a vector of [`AdEvent`] or [`AdEventText`], or
@@ -87,8 +87,7 @@ impl sealed::Container for Lines {
             if columns.time_ms[row] != time.ms {
                 time = TimeText::of(columns.time_ms[row]);
             }
-            let ids = [texts.user.text(row), texts.page.text(row), texts.ad.text(row)];
-            append_line(self, &ids, columns.ad_type[row], columns.event_type[row], &time);
+            append_line(self, texts, row, columns.ad_type[row], columns.event_type[row], &time);
         }
     }
 }
@@ -102,9 +101,9 @@ const AD_AT: usize = PAGE_AT + 36 + 11;
 const TIME_DIGITS: usize = 13;
 
 #[inline(always)]
-fn append_line(out: &mut Lines, [user, page, ad]: &[UuidText; 3], ad_type: u8, event_type: u8, time: &TimeText) {
+fn append_line(out: &mut Lines, texts: &IdTexts, row: usize, ad_type: u8, event_type: u8, time: &TimeText) {
     let Some(digits) = &time.digits else {
-        append_line_slowly(out, [user, page, ad], ad_type, event_type, time.ms);
+        append_line_slowly(out, texts, row, ad_type, event_type, time.ms);
         return;
     };
     let template = &TEMPLATES[ad_type as usize][event_type as usize];
@@ -112,9 +111,9 @@ fn append_line(out: &mut Lines, [user, page, ad]: &[UuidText; 3], ad_type: u8, e
     let start = tail.len();
     tail.extend_from_slice(&template.bytes);
     let line: &mut [u8; TEMPLATE_BYTES] = (&mut tail[start..]).try_into().expect("the template just appended");
-    line[USER_AT..USER_AT + 36].copy_from_slice(user);
-    line[PAGE_AT..PAGE_AT + 36].copy_from_slice(page);
-    line[AD_AT..AD_AT + 36].copy_from_slice(ad);
+    for (column, at) in [(&texts.user, USER_AT), (&texts.page, PAGE_AT), (&texts.ad, AD_AT)] {
+        column.put(row, (&mut line[at..at + 36]).try_into().expect("36 bytes"));
+    }
     line[template.time_at..template.time_at + TIME_DIGITS].copy_from_slice(digits);
     tail.truncate(start + template.len);
     out.end_row();
@@ -122,8 +121,9 @@ fn append_line(out: &mut Lines, [user, page, ad]: &[UuidText; 3], ad_type: u8, e
 
 /// A line whose time has not thirteen digits.
 #[cold]
-fn append_line_slowly(out: &mut Lines, ids: [&UuidText; 3], ad_type: u8, event_type: u8, time_ms: i64) {
-    let [user, page, ad] = ids.map(|id| std::str::from_utf8(id).expect("hexadecimal digits and hyphens"));
+fn append_line_slowly(out: &mut Lines, texts: &IdTexts, row: usize, ad_type: u8, event_type: u8, time_ms: i64) {
+    let ids = [&texts.user, &texts.page, &texts.ad].map(|column| column.text(row));
+    let [user, page, ad] = ids.each_ref().map(|id| std::str::from_utf8(id).expect("hexadecimal digits and hyphens"));
     let (ad_type, event_type) = (AD_TYPES[ad_type as usize], EVENT_TYPES[event_type as usize]);
     write!(
         out.tail(),
