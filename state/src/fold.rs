@@ -27,7 +27,7 @@ const BLOCK_ROWS: usize = 256;
 const AHEAD_ROWS: usize = 24;
 
 /// From this many bytes of pages on, a namespace is worth prefetching: a core's second-level cache holds less.
-const AHEAD_FROM_BYTES: usize = 256 << 10;
+pub(crate) const AHEAD_FROM_BYTES: usize = 256 << 10;
 
 /// Where a search ended.
 pub(crate) enum Sought {
@@ -229,11 +229,10 @@ impl<K: Key, V: Fixed> Table<K, V> {
         }
     }
 
-    /// How many entries make a page split. In a namespace that the cache holds, what costs is a search that goes on to
-    /// the next line, for it is mispredicted, and memory is no matter: pages stay half as full.
+    /// How many entries make a page split.
     fn split_at(&self, at: usize) -> usize {
-        let full = const { Self::GEOMETRY }.split_at;
-        if self.spaces[at].pages.len() * PAGE_BYTES > AHEAD_FROM_BYTES { full } else { full.div_ceil(2) }
+        let Geometry { split_at, near_split_at, .. } = const { Self::GEOMETRY };
+        if self.spaces[at].pages.len() * PAGE_BYTES > AHEAD_FROM_BYTES { split_at } else { near_split_at }
     }
 
     /// The zero key's value lies in a page of its own, in slot 0.

@@ -34,6 +34,9 @@ pub(crate) struct Geometry {
     pub(crate) capacity: usize,
     /// A page with this many entries splits before the next.
     pub(crate) split_at: usize,
+    /// The same in a namespace that the cache holds. What costs there is a search that goes on to the next bucket, for it
+    /// is mispredicted, and memory is no matter.
+    pub(crate) near_split_at: usize,
 }
 
 impl Geometry {
@@ -69,6 +72,8 @@ impl Geometry {
             75
         };
         let split_at = if capacity * split_percent / 100 == 0 { 1 } else { capacity * split_percent / 100 };
+        // Half full, few buckets of four entries overflow; of buckets with one entry a third would.
+        let near_split_at = if slots >= 4 { split_at.div_ceil(2) } else { split_at.div_ceil(6) };
         Geometry {
             key_bytes,
             value_bytes,
@@ -77,6 +82,7 @@ impl Geometry {
             values_at: (slots * key_bytes).next_multiple_of(value_align),
             capacity,
             split_at,
+            near_split_at,
         }
     }
 

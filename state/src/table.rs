@@ -10,7 +10,7 @@ use crate::Epoch;
 use crate::directory::Space;
 use crate::dirty::Pages;
 use crate::fixed::{bytes_of, type_text};
-use crate::fold::Sought;
+use crate::fold::{AHEAD_FROM_BYTES, Sought};
 use crate::freeze::{Drained, SnapshotSize};
 use crate::page::{Geometry, empty_slots, is_zero, key_in, pack, value_in};
 use crate::segment::{Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES, Segment, physical_memory_bytes};
@@ -174,7 +174,10 @@ impl<K: Key, V: Fixed> Table<K, V> {
     #[cold]
     fn prepare(&mut self, at: usize) {
         // A fifth less than full: where hashes are uneven, few pages split after all.
-        let pages = self.expected * 5 / 4 / const { Self::GEOMETRY }.split_at;
+        let Geometry { split_at, near_split_at, .. } = const { Self::GEOMETRY };
+        let pages_at = |split_at| self.expected * 5 / 4 / split_at;
+        let near = pages_at(near_split_at).min(AHEAD_FROM_BYTES / PAGE_BYTES);
+        let pages = near.max(pages_at(split_at));
         let depth = if pages < 2 { 0 } else { pages.min(PREPARED_PAGES_MAX).next_power_of_two().ilog2() };
         for _ in 0..depth {
             for page in self.spaces[at].pages.clone() {

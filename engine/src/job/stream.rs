@@ -11,7 +11,7 @@ use crate::road::chain::{Chain, Filter, FilterMap, FlatMap, Inspect, Map, Signal
 use crate::road::event_time::{EventTime, Watermarks};
 use crate::road::keyed::{ByValue, InRow};
 use crate::road::lookup::{Lookup, LookupTable};
-use crate::road::rows::{Dense, Rows};
+use crate::road::rows::{Dense, Piece, Rows};
 use crate::road::sink::{Sink, SinkStage};
 use crate::run::fault::Fault;
 use crate::run::task::{Cx, Progress, StateVisitor};
@@ -205,7 +205,7 @@ impl<T: 'static> Chain for Boxed<T> {
 
 /// What of a stage fits behind a pointer: it takes rows in one shape only.
 trait DenseStage<T> {
-    fn dense(&mut self, rows: &Dense<T>, cx: &mut Cx<'_>) -> Result<(), Fault>;
+    fn dense(&mut self, rows: &Piece<'_, T>, cx: &mut Cx<'_>) -> Result<(), Fault>;
     fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault>;
     fn ready(&mut self) -> bool;
     fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault>;
@@ -213,8 +213,8 @@ trait DenseStage<T> {
 }
 
 impl<T: 'static, N: Stage<T>> DenseStage<T> for N {
-    fn dense(&mut self, rows: &Dense<T>, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        self.batch(&rows.view(), cx)
+    fn dense(&mut self, rows: &Piece<'_, T>, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        self.batch(rows, cx)
     }
 
     fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
@@ -241,8 +241,8 @@ struct BoxedStage<T> {
 
 impl<T: Clone + 'static> Stage<T> for BoxedStage<T> {
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        self.rows.fill(rows.len(), |index| rows.row(index).clone(), |index| rows.at(index));
-        self.next.dense(&self.rows, cx)
+        let rows = self.rows.each_of(rows, |index| rows.row(index).clone());
+        self.next.dense(&rows, cx)
     }
 
     fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {

@@ -194,8 +194,9 @@ impl<T: ?Sized + 'static, U: 'static, F: Fn(&T) -> U + 'static, N: Stage<U>> Sta
     #[inline]
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
         cx.enter(self.node);
-        self.out.fill(rows.len(), |index| (self.map)(rows.row(index)), |index| rows.at(index));
-        self.next.batch(&self.out.view(), cx)
+        let map = &self.map;
+        let out = self.out.each_of(rows, |index| map(rows.row(index)));
+        self.next.batch(&out, cx)
     }
 
     pass_signals!();
@@ -231,11 +232,12 @@ impl<T: ?Sized + 'static, U: 'static, F: Fn(&T) -> Option<U> + 'static, N: Stage
     #[inline]
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
         cx.enter(self.node);
-        self.out.fill_some(rows.len(), |index| (self.map)(rows.row(index)), |index| rows.at(index));
-        if self.out.is_empty() {
+        let map = &self.map;
+        let out = self.out.some_of(rows, |index| map(rows.row(index)));
+        if out.is_empty() {
             return Ok(());
         }
-        self.next.batch(&self.out.view(), cx)
+        self.next.batch(&out, cx)
     }
 
     pass_signals!();

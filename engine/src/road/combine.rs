@@ -74,9 +74,10 @@ impl<K: Key, S: Copy> PaneTable<K, S> {
     #[inline(always)]
     fn fold(&mut self, key: &K, init: impl FnOnce() -> S, add: impl FnOnce(&mut S)) -> bool {
         let first = key.hash64() as usize;
+        let slots = &mut *self.slots;
         for probe in 0..PROBES {
             let index = (first + probe) & (SLOTS - 1);
-            match &mut self.slots[index].entry {
+            match &mut slots[index].entry {
                 Some((held, acc)) if same(held, key) => {
                     add(acc);
                     return true;

@@ -252,8 +252,7 @@ where
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
         cx.enter(self.node);
         let (table, key, join) = (&*self.table.inner, &self.key, &self.join);
-        let at = |index| rows.at(index);
-        if self.prefetch {
+        let out = if self.prefetch {
             for index in 0..rows.len() {
                 let hash = key.key(rows.row(index)).borrow().hash64() as usize;
                 self.hashes[index & (BATCH_ROWS - 1)] = hash;
@@ -265,7 +264,7 @@ where
                 let row = rows.row(index);
                 table.get(key.key(row).borrow(), hashes[index & (BATCH_ROWS - 1)]).map(|value| join(row, value))
             };
-            self.out.fill_some(rows.len(), joined, at);
+            self.out.some_of(rows, joined)
         } else {
             let joined = |index: usize| {
                 let row = rows.row(index);
@@ -273,12 +272,12 @@ where
                 let key: &K = key.borrow();
                 table.get(key, key.hash64() as usize).map(|value| join(row, value))
             };
-            self.out.fill_some(rows.len(), joined, at);
-        }
-        if self.out.is_empty() {
+            self.out.some_of(rows, joined)
+        };
+        if out.is_empty() {
             return Ok(());
         }
-        self.next.batch(&self.out.view(), cx)
+        self.next.batch(&out, cx)
     }
 
     pass_signals!();

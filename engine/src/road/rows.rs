@@ -331,23 +331,63 @@ impl<T> Dense<T> {
         self.rows.chunks(rows_max).zip(self.at.chunks(rows_max)).map(|(rows, at)| Piece { rows, at })
     }
 
-    /// Replaces the rows by `make(0..rows)`.
+    /// The rows of `make`, one for each of `rows` and at its time.
+    ///
+    /// Times that lie end to end already are handed on where they are; others cost a load and a store a row.
     #[inline(always)]
-    pub(crate) fn fill(&mut self, rows: usize, make: impl Fn(usize) -> T, at: impl Fn(usize) -> Timestamp) {
+    pub(crate) fn each_of<'a, R: Rows>(&'a mut self, rows: &'a R, make: impl Fn(usize) -> T) -> Piece<'a, T> {
+        if let Some(at) = rows.times() {
+            self.rows.clear();
+            self.rows.extend((0..rows.len()).map(make));
+            return Piece { rows: &self.rows, at };
+        }
+        self.gather(rows.len(), |places| {
+            for index in 0..rows.len() {
+                places.put(make(index), rows.at(index));
+            }
+        });
+        self.view()
+    }
+
+    /// The rows of `make` that are some, each at the time of the row it comes from.
+    ///
+    /// As [`each_of`](Dense::each_of), up to the first that is none.
+    #[inline(always)]
+    pub(crate) fn some_of<'a, R: Rows>(&'a mut self, rows: &'a R, make: impl Fn(usize) -> Option<T>) -> Piece<'a, T> {
+        let Some(at) = rows.times() else {
+            self.fill_some(rows.len(), make, |index| rows.at(index));
+            return self.view();
+        };
         self.clear();
-        // Two exact-size passes: each extends its vector without a capacity check per row.
-        self.rows.extend((0..rows).map(make));
-        self.at.extend((0..rows).map(at));
+        self.rows.reserve(rows.len());
+        let places = self.rows.spare_capacity_mut();
+        let mut taken = 0;
+        while taken < rows.len()
+            && let Some(row) = make(taken)
+        {
+            places[taken].write(row);
+            taken += 1;
+        }
+        // SAFETY: the first `taken` places have been written.
+        #[expect(unsafe_code, reason = "the length is set once per batch; every stage's test reads it back")]
+        unsafe {
+            self.rows.set_len(taken);
+        }
+        if taken == rows.len() {
+            return Piece { rows: &self.rows, at };
+        }
+        self.at.extend_from_slice(&at[..taken]);
+        for index in taken + 1..rows.len() {
+            if let Some(row) = make(index) {
+                self.push(row, at[index]);
+            }
+        }
+        self.view()
     }
 
     /// Replaces the rows by those of `make(0..rows)` that are some.
     #[inline(always)]
-    pub(crate) fn fill_some(
-        &mut self,
-        rows: usize,
-        make: impl Fn(usize) -> Option<T>,
-        at: impl Fn(usize) -> Timestamp,
-    ) {
+    fn fill_some(&mut self, rows: usize, make: impl Fn(usize) -> Option<T>, at: impl Fn(usize) -> Timestamp) {
         self.gather(rows, |places| {
             for index in 0..rows {
                 if let Some(row) = make(index) {
