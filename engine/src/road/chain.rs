@@ -4,7 +4,8 @@
 //! [`Stage`]s, each owning the next. A stage takes a batch as [`Rows`] and hands its own view to the next: a filter a
 //! selection made without a branch, a map rows of its own.
 
-use super::rows::{BATCH_ROWS, Dense, Rows, Selected};
+use super::dense::Dense;
+use super::rows::{BATCH_ROWS, Rows, Selected};
 use crate::epoch::Barrier;
 use crate::job::graph::{Graph, NodeId};
 use crate::run::fault::Fault;

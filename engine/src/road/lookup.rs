@@ -14,9 +14,10 @@ use std::sync::Arc;
 use millstream_state::{Key, bytes_of, is_zero, same_bytes};
 
 use super::chain::{Chain, Stage, pass_signals};
+use super::dense::Dense;
 use super::keyed::Keying;
 use super::prefetch;
-use super::rows::{BATCH_ROWS, Dense, Rows};
+use super::rows::{BATCH_ROWS, Rows};
 use crate::job::graph::{Graph, NodeId};
 use crate::run::fault::Fault;
 use crate::run::task::Cx;

@@ -3,8 +3,9 @@
 pub mod source;
 pub mod read;
 pub mod rows;
+pub mod dense;
 pub mod chain;
-pub mod attempt;
+pub mod fallible;
 pub mod event_time;
 pub mod lookup;
 pub mod aggregate;

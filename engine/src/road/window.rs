@@ -11,8 +11,9 @@ use millstream_state::{Key, Namespace, ScanCursor, Table};
 
 use super::aggregate::Aggregate;
 use super::chain::{Signal, Stage};
+use super::dense::Dense;
 use super::keyed::{Contributions, Folding, KeyedOut};
-use super::rows::{BATCH_ROWS, Dense};
+use super::rows::BATCH_ROWS;
 use crate::job::graph::NodeId;
 use crate::run::fault::Fault;
 use crate::run::task::{Cx, Progress, StateVisitor};
@@ -413,6 +414,7 @@ mod tests {
             for second in &times {
                 let at = |index: usize| Timestamp([*first, *second][index]);
                 let same = panes.start_of(at(0)) == panes.start_of(at(1));
+                assert_eq!(panes.of_times(&[at(0), at(1)]), panes.of_all(2, at), "{first} {second}");
                 match panes.of_all(2, at) {
                     Some(start) => assert!(same && start == panes.start_of(at(0)), "{first} {second}"),
                     // Where a pane's start saturates, rows go the long way.

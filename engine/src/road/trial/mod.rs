@@ -29,7 +29,7 @@ use millstream_state::{Epoch, FORMAT_VERSION, Manifest, Store};
 
 use self::record::{Out, Record};
 use super::chain::{Chain, Signal, Stage};
-use super::rows::Dense;
+use super::dense::Dense;
 use crate::epoch::Barrier;
 use crate::epoch::snapshot::{OpenEpoch, Verdict};
 use crate::job::config::Config;

@@ -1,7 +1,8 @@
 //! Rows that may fail: parsing, above all. What happens to a bad row is said where the attempt is made.
 
 use super::chain::{Chain, Signal, Stage};
-use super::rows::{Dense, Rows};
+use super::dense::Dense;
+use super::rows::Rows;
 use super::sink::{Sink, SinkStage};
 use crate::job::graph::{Graph, NodeId};
 use crate::run::fault::Fault;
