@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use super::flow::Flow;
 use super::graph::{Graph, NodeId};
 use super::keyed::KeyedStream;
-use crate::road::chain::{Chain, Filter, FilterMap, FlatMap, Inspect, Map, Signal, Stage};
+use crate::road::chain::{Chain, Filter, FilterMap, FlatMap, Inspect, Map, Project, Signal, Stage};
 use crate::road::dense::{Dense, Piece};
 use crate::road::event_time::{EventTime, Watermarks};
 use crate::road::fallible::{DeadLetter, OnError, TryMap, TryMapOr};
@@ -59,6 +59,20 @@ impl<C: Chain> Stream<C> {
     /// Turns every row into another.
     pub fn map<U: 'static, F: Fn(&C::Out) -> U + 'static>(self, map: F) -> Stream<Map<C, F>> {
         self.then("map", type_name::<U>(), |upstream, node| Map { upstream, map, node })
+    }
+
+    /// Goes on with a part of every row, which stays where it is: nothing is copied, and `part` is asked once for each time
+    /// that a later operator looks.
+    ///
+    /// ```
+    /// # use millstream::{Chain, Stream};
+    /// # struct Click { page: u64, at_ms: i64 }
+    /// # fn of(clicks: Stream<impl Chain<Out = Click>>) -> Stream<impl Chain<Out = u64>> {
+    /// clicks.project(|click| &click.page)
+    /// # }
+    /// ```
+    pub fn project<U: ?Sized + 'static, F: Fn(&C::Out) -> &U + 'static>(self, part: F) -> Stream<Project<C, F, U>> {
+        self.then("project", type_name::<U>(), |upstream, node| Project { upstream, part, node, of: PhantomData })
     }
 
     /// Turns a row into another, or drops it.

@@ -4,8 +4,10 @@
 //! [`Stage`]s, each owning the next. A stage takes a batch as [`Rows`] and hands its own view to the next: a filter a
 //! selection made without a branch, a map rows of its own.
 
+use std::marker::PhantomData;
+
 use super::dense::Dense;
-use super::rows::{BATCH_ROWS, Rows, Selected};
+use super::rows::{BATCH_ROWS, Projected, Rows, Selected};
 use crate::epoch::Barrier;
 use crate::job::graph::{Graph, NodeId};
 use crate::run::fault::Fault;
@@ -160,6 +162,44 @@ impl<T: ?Sized + 'static, F: Fn(&T) -> bool + 'static, N: Stage<T>> Stage<T> for
             return Ok(());
         }
         self.next.batch(&Selected { rows, selected: &self.selected[..kept] }, cx)
+    }
+
+    pass_signals!();
+}
+
+// ---- project ------------------------------------------------------------------------------------------------------
+
+/// Goes on with a part of every row, where it lies.
+#[derive(Debug)]
+pub struct Project<C, F, U: ?Sized> {
+    pub(crate) upstream: C,
+    pub(crate) part: F,
+    pub(crate) node: NodeId,
+    pub(crate) of: PhantomData<fn() -> *const U>,
+}
+
+struct ProjectStage<F, U: ?Sized, N> {
+    part: F,
+    node: NodeId,
+    of: PhantomData<fn() -> *const U>,
+    next: N,
+}
+
+impl<C: Chain, U: ?Sized + 'static, F: Fn(&C::Out) -> &U + 'static> Chain for Project<C, F, U> {
+    type Out = U;
+
+    fn attach<N: Stage<U>>(self, next: N, graph: &mut Graph) {
+        self.upstream.attach(ProjectStage { part: self.part, node: self.node, of: PhantomData, next }, graph);
+    }
+}
+
+impl<T: ?Sized + 'static, U: ?Sized + 'static, F: Fn(&T) -> &U + 'static, N: Stage<U>> Stage<T>
+    for ProjectStage<F, U, N>
+{
+    #[inline]
+    fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        cx.enter(self.node);
+        self.next.batch(&Projected { rows, part: &self.part, of: PhantomData }, cx)
     }
 
     pass_signals!();

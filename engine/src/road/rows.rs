@@ -3,6 +3,8 @@
 //! A source fills a [`Batch`]; a stage sees it as [`Rows`] and hands its own view on. A filter hands on a selection of
 //! the same rows, a map rows of its own. Every view is a concrete type, so that a chain is one inlined loop per stage.
 
+use std::marker::PhantomData;
+
 use crate::time::Timestamp;
 
 /// How many rows move through a chain at a time. They stay in the second-level cache; 256 cost 1–2 % more per event,
@@ -246,6 +248,43 @@ impl<R: Rows, F: Fn(&R::Item) -> Timestamp> Rows for Timed<'_, R, F> {
     #[inline(always)]
     fn origin(&self, index: usize) -> Option<usize> {
         self.rows.origin(index)
+    }
+}
+
+/// A part of each row, looked at where it lies.
+#[derive(Debug)]
+pub(crate) struct Projected<'a, R, F, U: ?Sized> {
+    pub(crate) rows: &'a R,
+    pub(crate) part: &'a F,
+    pub(crate) of: PhantomData<fn() -> *const U>,
+}
+
+impl<R: Rows, U: ?Sized, F: Fn(&R::Item) -> &U> Rows for Projected<'_, R, F, U> {
+    type Item = U;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    #[inline(always)]
+    fn row(&self, index: usize) -> &U {
+        (self.part)(self.rows.row(index))
+    }
+
+    #[inline(always)]
+    fn at(&self, index: usize) -> Timestamp {
+        self.rows.at(index)
+    }
+
+    #[inline(always)]
+    fn origin(&self, index: usize) -> Option<usize> {
+        self.rows.origin(index)
+    }
+
+    #[inline(always)]
+    fn times(&self) -> Option<&[Timestamp]> {
+        self.rows.times()
     }
 }
 

@@ -99,7 +99,7 @@ pub fn uuid(
         .named("ads")
         .event_time(|event| Timestamp(event.event_time_ms), watermarks)
         .filter(AdEventText::is_view)
-        .map(|event| event.ad_id);
+        .project(|event| &event.ad_id);
     count(flow, join_texts(views, ads)).sink(sink);
 }
 
@@ -143,7 +143,7 @@ fn parsed(
     let views = events
         .event_time(|event| Timestamp(event.event_time_ms), watermarks)
         .filter(|event| event.event_type == EventType::View)
-        .map(|event| event.ad_id);
+        .project(|event| &event.ad_id);
     count(flow, join_texts(views, ads)).sink(sink);
 }
 
