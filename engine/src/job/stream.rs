@@ -62,7 +62,7 @@ impl<C: Chain> Stream<C> {
     }
 
     /// Goes on with a part of every row, which stays where it is: nothing is copied, and `part` is asked once for each time
-    /// that a later operator looks.
+    /// that a later operator looks. A panic in it is laid at that operator's door.
     ///
     /// ```
     /// # use millstream::{Chain, Stream};

@@ -2,7 +2,7 @@
 //!
 //! A user's expression builds a [`Chain`] from the source outwards; its last word, the sink, turns it inside out into
 //! [`Stage`]s, each owning the next. A stage takes a batch as [`Rows`] and hands its own view to the next: a filter a
-//! selection made without a branch, a map rows of its own.
+//! selection made without a branch, a projection a part of each row in place, a map rows of its own.
 
 use std::marker::PhantomData;
 

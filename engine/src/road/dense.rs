@@ -237,6 +237,9 @@ impl<T> Rows for Piece<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::marker::PhantomData;
+
+    use super::super::rows::Projected;
     use super::*;
 
     /// Rows whose times do not lie end to end.
@@ -280,6 +283,12 @@ mod tests {
             assert_eq!(all(&out.some_of(&dense.view(), keep)), expected, "{kept:b}");
             assert_eq!(all(&out.some_of(&scattered, keep)), expected, "{kept:b}");
         }
+        // A part that tells the rows apart, so that a wrong row or time would show.
+        fn whole(row: &u32) -> &u32 {
+            row
+        }
+        let itself = Projected { rows: &scattered, part: &whole, of: PhantomData };
+        assert_eq!(all(&out.some_of(&itself, |index| Some(*itself.row(index)))), pairs);
         let doubled: Vec<(u32, i64)> = pairs.iter().map(|(row, at)| (row * 2, *at)).collect();
         assert_eq!(all(&out.each_of(&dense.view(), |index| index as u32 * 2)), doubled);
         assert_eq!(all(&out.each_of(&scattered, |index| index as u32 * 2)), doubled);
