@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use glommio::{LocalExecutorBuilder, Placement};
 use millstream_state::{
-    DiskFault, DiskOperation, Drained, Epoch, FORMAT_VERSION, FileRef, HashRange, Manifest, Namespace, OperatorPart,
-    Part, RestoreError, SnapshotFile, Store, StoreError, Table, TableConfig, TablePart,
+    DiskFault, DiskOperation, Drained, Epoch, FORMAT_VERSION, FileRef, HashRange, Key, Manifest, Namespace,
+    OperatorPart, Part, RestoreError, SnapshotFile, Store, StoreError, Table, TableConfig, TablePart,
 };
 
 const NS: Namespace = Namespace(-60_000);
@@ -307,4 +307,31 @@ fn a_full_table_says_so_and_stays_whole() {
     assert!(error.contains("operator 'clicks' on shard 1") && error.contains("limit of 65536 bytes"), "{error}");
     let held = entries(&table);
     assert!(held.len() > 1500 && held.iter().all(|&(_, value)| value == 1), "{} entries", held.len());
+}
+
+/// A shard's stretch of the hash space need not be a half, or a quarter: no page is handed out for what lies outside.
+#[test]
+fn a_shard_of_any_share_is_restored_as_it_was() {
+    for (shard, shards) in [(0, 3), (1, 3), (2, 3), (4, 7), (99, 100)] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let range = HashRange::of_shard(shard, shards);
+        on_a_shard(async move {
+            let config = TableConfig { range, ..config() };
+            let mut table = Table::<u64, u64>::new(config.clone()).unwrap();
+            for (epoch, keys) in [(1, 300), (2, 200_000), (3, 200_100)] {
+                let keys: Vec<u64> = (0..keys).filter(|key| range.contains(Key::hash64(key))).collect();
+                table.fold(NS, keys.len(), |row| keys[row], || 0, |value, _row| *value += 1).unwrap();
+                checkpoint(&mut table, &store, epoch).await.unwrap();
+                let (restored, _) = Table::<u64, u64>::restore(config.clone(), &store, &table.chain(None)).unwrap();
+                assert_eq!(entries(&restored), entries(&table));
+                let pages = table.bytes().live / 4096;
+                assert!(
+                    pages <= keys.len() / 60 + 4,
+                    "shard {shard} of {shards}: {pages} pages for {} keys",
+                    keys.len()
+                );
+            }
+        });
+    }
 }
