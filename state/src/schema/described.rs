@@ -17,6 +17,10 @@ use crate::text::Text;
 /// * The schema's layout is that of `Self::Archived`. (Checked by [`Described::checked_schema`], which tables call.)
 /// * What [`Reader`](super::Reader) reads from an archived `self` is what it means. (Tested for all types here; with
 ///   rkyv's derive it holds while no field has an attribute of rkyv's.)
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no schema, so it cannot be kept as state",
+    note = "put #[millstream::event] on it"
+)]
 pub trait Described {
     /// What the type looks like.
     fn schema() -> Schema;

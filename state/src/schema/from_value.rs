@@ -15,6 +15,10 @@ use crate::text::Text;
 ///
 /// `#[millstream::event]` implements it. Fields are found by name, else by what they were called; a field that is not
 /// there takes its default. Nothing is widened: an `u32` does not become an `u64`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be made of older state",
+    note = "put #[millstream::event] on it"
+)]
 pub trait FromValue: Sized {
     /// Makes one.
     ///
