@@ -77,7 +77,7 @@ impl Evolving {
             (with(quote!(::millstream::schema::Described)), with(quote!(::millstream::schema::FromValue)));
         let (described_generics, type_generics, described_bounds) = described.split_for_impl();
         let (made_generics, _, made_bounds) = made.split_for_impl();
-        let (schema, from_value) = (self.schema(), self.from_value(&text_of(name)));
+        let (schema, made) = (self.schema(), self.made(&text_of(name)));
         quote! {
             #[automatically_derived]
             impl #described_generics ::millstream::schema::Described for #name #type_generics #described_bounds {
@@ -91,7 +91,7 @@ impl Evolving {
                 fn from_value(
                     value: &::millstream::schema::Value,
                 ) -> ::core::result::Result<Self, ::millstream::schema::ValueError> {
-                    #from_value
+                    #made
                 }
             }
         }
@@ -114,7 +114,8 @@ impl Evolving {
         }
     }
 
-    fn from_value(&self, name: &LitStr) -> TokenStream {
+    /// How one is made of a value.
+    fn made(&self, name: &LitStr) -> TokenStream {
         match self {
             Evolving::Struct(parts) if parts.is_empty() => {
                 quote!(value.fields(#name).map(|_| Self {}))

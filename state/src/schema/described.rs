@@ -14,7 +14,7 @@ use crate::text::Text;
 /// `#[millstream::event]` implements it, and it is implemented for what rkyv archives of the standard library.
 ///
 /// # Contract
-/// * The schema's layout is that of `Self::Archived`. (Checked by [`Described::checked_schema`], which tables call.)
+/// * The schema's layout is that of `Self::Archived`. (Checked by [`Described::checked_schema`].)
 /// * What [`Reader`](super::Reader) reads from an archived `self` is what it means. (Tested for all types here; with
 ///   rkyv's derive it holds while no field has an attribute of rkyv's.)
 #[diagnostic::on_unimplemented(

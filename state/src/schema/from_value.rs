@@ -90,10 +90,11 @@ impl<'a> Fields<'a> {
     pub fn take<T: FromValue>(&mut self, name: &str, was: Option<&str>) -> Result<T, ValueError> {
         match self.find(name, was) {
             Some(value) => T::from_value(value).map_err(|error| error.within(name)),
-            None => Err(ValueError::new(format!(
-                "the field is not there; give it #[state(default)], or #[state(was = \"..\")] with the name it had"
-            ))
-            .within(name)),
+            None => {
+                let why =
+                    "the field is not there; give it #[state(default)], or #[state(was = \"..\")] with the name it had";
+                Err(ValueError::new(why.to_owned()).within(name))
+            }
         }
     }
 

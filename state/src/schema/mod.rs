@@ -95,8 +95,10 @@ pub enum Schema {
     /// `HashSet`.
     HashSet(Box<Schema>),
     /// `BTreeMap`.
+    #[serde(rename = "btree_map")]
     BTreeMap(Box<Schema>, Box<Schema>),
     /// `BTreeSet`.
+    #[serde(rename = "btree_set")]
     BTreeSet(Box<Schema>),
     /// `Option`.
     Option(Box<Schema>),
@@ -159,6 +161,27 @@ pub struct Variant {
     pub fields: Vec<Field>,
 }
 
+thread_local! {
+    /// The types being described on this thread, from the outermost to the innermost.
+    static AROUND: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+}
+
+/// While it lives, a type is being described. Dropping it is the end of that, even by a panic.
+struct Inside;
+
+impl Inside {
+    fn new(name: &'static str) -> Inside {
+        AROUND.with_borrow_mut(|around| around.push(name));
+        Inside
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        AROUND.with_borrow_mut(Vec::pop);
+    }
+}
+
 fn is_false(flag: &bool) -> bool {
     !flag
 }
@@ -180,24 +203,19 @@ impl Schema {
     /// assert_eq!(Chain::schema().to_string(), "Chain { next: Option<Box<Chain>> }");
     /// ```
     pub fn named<T>(build: impl FnOnce(String) -> Schema) -> Schema {
-        thread_local! {
-            /// The types being described on this thread, from the outermost to the innermost.
-            static AROUND: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
-        }
         let own = std::any::type_name::<T>();
-        let up = AROUND.with_borrow_mut(|around| {
-            let up = around.iter().rev().position(|&name| name == own);
-            if up.is_none() {
-                around.push(own);
-            }
-            up
-        });
+        let up = AROUND.with_borrow(|around| around.iter().rev().position(|&name| name == own));
         if let Some(up) = up {
             return Schema::Again(up);
         }
-        let schema = build(crate::fixed::type_text::<T>());
-        AROUND.with_borrow_mut(Vec::pop);
-        schema
+        let _inside = Inside::new(own);
+        build(crate::fixed::type_text::<T>())
+    }
+
+    /// The schema of a fixed type by its name: see [`of_type_text`](Schema::of_type_text).
+    #[must_use]
+    pub fn of_fixed<T: crate::Fixed>() -> Schema {
+        Schema::of_type_text(&crate::fixed::type_text::<T>(), size_of::<T>(), align_of::<T>())
     }
 
     /// An opaque schema for an archived form without pointers.

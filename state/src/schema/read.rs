@@ -6,9 +6,11 @@ use super::shape::{Kind, Layout, Part, SchemaError, Shapes};
 use super::{Name, Schema, Value};
 
 /// Values inside values are read this deep; only a type that holds itself can go on for longer.
-const LEVELS_MAX: usize = 512;
+const LEVELS_MAX: usize = 256;
 /// How often an archive's bytes may be read over, since shared pointers may lead to the same place.
 const READS_MAX: usize = 16;
+/// And so many bytes more, for small archives that share much.
+const READS_MORE: usize = 1 << 16;
 /// Values of no bytes in one archive: they are bounded by nothing else.
 const EMPTY_MAX: usize = 1 << 16;
 /// What a relative pointer holds that leads nowhere.
@@ -76,7 +78,7 @@ impl Reader {
     /// # Errors
     /// The bytes are no value of this schema.
     pub fn read(&self, bytes: &[u8], root_at: usize) -> Result<Value, ReadError> {
-        let reads_left = bytes.len().saturating_mul(READS_MAX);
+        let reads_left = bytes.len().saturating_mul(READS_MAX).saturating_add(READS_MORE);
         let mut walk = Walk { shapes: &self.shapes, bytes, reads_left, empty_left: EMPTY_MAX, level: 0 };
         if bytes.len().checked_sub(root_at).is_none_or(|left| left < self.root_bytes()) {
             return Err(ReadError::at(root_at, ReadWhy::Outside));
@@ -173,7 +175,7 @@ type Read<T> = Result<T, ReadError>;
 impl Walk<'_> {
     /// Reads the value at `at`.
     fn value(&mut self, shape: usize, at: usize) -> Read<Value> {
-        if self.level == LEVELS_MAX {
+        if self.level >= LEVELS_MAX {
             return Err(ReadError::at(at, ReadWhy::TooDeep));
         }
         self.level += 1;
@@ -426,7 +428,7 @@ impl Walk<'_> {
 
     /// The node that the pointer at `pointer_at` leads to, and those below it, in order.
     fn node(&mut self, node: &Node, pointer_at: usize, entries: &mut Vec<(Value, Value)>, height: usize) -> Read<()> {
-        if height == 0 {
+        if height == 0 || self.level >= LEVELS_MAX {
             return Err(ReadError::at(pointer_at, ReadWhy::TooDeep));
         }
         let at = self.follow(pointer_at, node.leaf_bytes.min(node.inner_bytes))?;
@@ -453,7 +455,10 @@ impl Walk<'_> {
         if self.u32(pointer_at)? as i32 == NOWHERE {
             return Ok(());
         }
-        self.node(node, pointer_at, entries, height - 1)
+        self.level += 1;
+        self.node(node, pointer_at, entries, height - 1)?;
+        self.level -= 1;
+        Ok(())
     }
 }
 

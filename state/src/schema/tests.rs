@@ -265,9 +265,10 @@ fn a_schema_reads_like_rust() {
 
 #[test]
 fn a_fixed_type_is_known_by_its_name() {
-    fn of<T: Described + 'static>() {
+    fn of<T: Described + crate::Fixed>() {
         let text = crate::type_text::<T>();
         assert_eq!(Schema::of_type_text(&text, size_of::<T>(), align_of::<T>()), T::schema(), "{text}");
+        assert_eq!(Schema::of_fixed::<T>(), T::schema());
     }
     of::<u64>();
     of::<()>();
@@ -317,6 +318,21 @@ fn a_pointer_that_leads_to_itself_comes_to_an_end() {
         fields: vec![Field { schema: Schema::Boxed(Box::new(Schema::Again(0))), ..Field::of::<u8>("a") }],
     };
     assert!(matches!(read(&again, &[0; 64], 0).unwrap_err().why, ReadWhy::TooDeep | ReadWhy::TooLarge));
+    // The root of a tree whose nodes all lead to themselves, its keys being such trees again.
+    let trees = Schema::Struct {
+        name: "A".into(),
+        fields: vec![Field {
+            schema: Schema::BTreeMap(Box::new(Schema::Again(0)), Box::new(Schema::Unit)),
+            ..Field::of::<u8>("a")
+        }],
+    };
+    let mut bytes = [0u8; 256];
+    for (at, word) in bytes.chunks_exact_mut(4).enumerate() {
+        word.copy_from_slice(&(if at % 2 == 0 { 1i32 - 4 * at as i32 } else { 5 }).to_le_bytes());
+    }
+    for at in 0..64 {
+        assert!(read(&trees, &bytes, at).is_err());
+    }
     // Lists whose items are all the same list: 7 to the power of the levels, were it not counted.
     let mut lists = Schema::U8;
     for _ in 0..30 {
@@ -396,6 +412,66 @@ fn damaged_bytes_are_read_or_refused() {
         }
     }
     assert!(valid > 1_000, "only {valid} damaged archives are valid: the comparison has nothing to compare");
+}
+
+/// A quick source of numbers: proptest would take minutes for as many cases.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+#[test]
+fn a_million_random_archives_are_read_or_refused() {
+    fn count_read<T: Described>(seed: u64) -> usize {
+        let reader = Reader::new(&T::schema()).unwrap();
+        let mut state = seed | 1;
+        let mut bytes = [0u8; 96];
+        let read = |_| {
+            let length = next(&mut state) as usize % 97;
+            let root_at = next(&mut state) as usize % (length + 1);
+            for byte in &mut bytes[..length] {
+                let random = next(&mut state);
+                // Small numbers, forwards and backwards, are what pointers, lengths and tags are made of.
+                *byte = match random % 8 {
+                    0 => (random >> 8) as u8,
+                    1 => 0u8.wrapping_sub((random >> 8) as u8 % 64),
+                    2 | 3 => (random >> 8) as u8 % 16,
+                    _ => 0,
+                };
+            }
+            reader.read(&bytes[..length], root_at).is_ok()
+        };
+        (0..100_000).map(read).filter(|&is_read| is_read).count()
+    }
+    let read = [
+        count_read::<Vec<String>>(1),
+        count_read::<Vec<Vec<Option<u8>>>>(2),
+        count_read::<HashMap<u8, u16>>(3),
+        count_read::<HashSet<String>>(4),
+        count_read::<BTreeMap<u8, u8>>(5),
+        count_read::<BTreeSet<()>>(6),
+        count_read::<Tree>(7),
+        count_read::<Entry>(8),
+        count_read::<Box<Box<Box<str>>>>(9),
+        count_read::<Vec<BTreeMap<(), Vec<bool>>>>(10),
+    ];
+    assert!(read.iter().all(|&read| read > 100), "hardly any random archive is one: {read:?}");
+}
+
+#[test]
+fn what_goes_too_deep_is_refused_and_what_goes_deep_is_not() {
+    let chain = |length: usize| {
+        let mut tree = leaf(0);
+        for _ in 0..length {
+            tree = Tree { left: Some(Box::new(tree)), ..leaf(1) };
+        }
+        tree
+    };
+    round(chain(80));
+    let bytes = rkyv::to_bytes::<Error>(&chain(100)).unwrap();
+    assert_eq!(Reader::new(&Tree::schema()).unwrap().read_whole(&bytes).unwrap_err().why, ReadWhy::TooDeep);
 }
 
 fn tree() -> impl Strategy<Value = Tree> {
