@@ -324,3 +324,35 @@ mod yesterday_only {
         }
     }
 }
+
+#[test]
+fn what_the_document_shows_is_a_schema() {
+    let document = include_str!("../../../docs/formats/schema.md");
+    let (_, behind) = document.split_once("```text\n").unwrap();
+    let (json, _) = behind.split_once("```").unwrap();
+    let account: Schema = serde_json::from_str(json).unwrap();
+    assert_eq!(account.to_string(), "Account { cents: i64, limit: u32, last: Last { Never, Order(u64) } }");
+    assert_eq!(account.layout(), Ok((32, 8)));
+    let last = Schema::Enum {
+        name: "Last".into(),
+        variants: vec![Variant::of("Never", 0, vec![]), Variant::of("Order", 1, vec![field("0", Schema::U64)])],
+    };
+    assert!(document.contains(&format!("`{}`", last.canonical())));
+    // Every type of the table that is shown in full, with its size and alignment where numbers are given.
+    let rows = document.lines().filter(|line| line.starts_with("| `"));
+    let (mut shown, mut sized) = (0, 0);
+    for row in rows {
+        let columns: Vec<&str> = row.split('|').collect();
+        for json in columns[1].split('`').filter(|json| json.starts_with(['"', '{']) && !json.contains("..")) {
+            let schema: Schema = serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"));
+            shown += 1;
+            if let Some((bytes, align)) = columns[3].split_once(", ")
+                && let (Ok(bytes), Ok(align)) = (bytes.trim().parse(), align.trim().parse())
+            {
+                assert_eq!(schema.layout(), Ok((bytes, align)), "{json}");
+                sized += 1;
+            }
+        }
+    }
+    assert_eq!((shown, sized), (28, 24), "the table shows other types than it did");
+}
