@@ -91,7 +91,7 @@ impl Auditor {
 
 /// A few thousand random steps under audit; returns how many page writes the kernel saw.
 fn audit<K: Key>(key: impl Fn(u64) -> K) -> io::Result<usize> {
-    let config = TableConfig { operator: "audited".into(), shard: 0, bytes_max: 64 << 20 };
+    let config = TableConfig { operator: "audited".into(), shard: 0, bytes_max: 64 << 20, ..TableConfig::default() };
     let mut table: Table<K, u64> = Table::new(config).expect("64 MiB of address space");
     let auditor = Auditor::of(&table)?;
     let mut random = 88_172_645_463_325_252u64;

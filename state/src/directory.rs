@@ -8,10 +8,13 @@
 //!            00    01     1x
 //! ```
 //!
+//! Of a shard that owns a part of the hash space, the directory has the entries for that part alone, and a hash from
+//! outside, which only a mistake brings, is led to the nearest of them.
+//!
 //! A directory is never stored: every page's descriptor says which prefix is its own, and a restore puts the pages back
 //! where they say they belong.
 
-use crate::hash::{PREFIX_BITS, prefix};
+use crate::hash::{HashRange, PREFIX_BITS, prefix_of_depth};
 use crate::segment::{Descriptor, NO_PAGE};
 
 /// Entries a directory may have without asking how many pages there are, and entries per page beyond that. Hashes that
@@ -27,39 +30,71 @@ pub(crate) struct Space {
     pub(crate) len: usize,
     /// The page of the zero key, or [`NO_PAGE`].
     pub(crate) zero: u32,
-    /// Every page owned, the zero key's too, in the order they came.
+    /// Every page owned, the zero key's and those of long values too, in the order they came.
     pub(crate) pages: Vec<u32>,
+    range: HashRange,
     directory: Vec<u32>,
+    /// The number that the first entry would have in a directory of the whole space.
+    base: u64,
     depth: u8,
 }
 
 impl Space {
     /// A namespace without a page: its one directory entry leads nowhere.
-    pub(crate) fn new(namespace: i64) -> Space {
-        Space { namespace, len: 0, zero: NO_PAGE, pages: Vec::new(), directory: vec![NO_PAGE], depth: 0 }
+    pub(crate) fn new(namespace: i64, range: HashRange) -> Space {
+        let (_, depth) = range.prefix();
+        let mut space = Space {
+            namespace,
+            len: 0,
+            zero: NO_PAGE,
+            pages: Vec::new(),
+            range,
+            directory: vec![NO_PAGE],
+            base: 0,
+            depth,
+        };
+        space.base = space.number(range.first);
+        space
+    }
+
+    /// Where in a directory of the whole space a hash has its entry.
+    fn number(&self, hash: u64) -> u64 {
+        hash >> 1 >> self.shift()
     }
 
     /// The page where a search for this hash begins.
     pub(crate) fn page_of(&self, hash: u64) -> u32 {
-        self.directory[(prefix(hash) >> 1 >> self.shift()) as usize]
+        self.directory[entry_of(hash, self.shift(), self.base, self.last())]
     }
 
-    /// The directory, for loops that index it by `prefix(hash) >> 1 >> shift`.
+    /// The directory, for loops that index it by [`entry_of`].
     #[inline(always)]
     pub(crate) fn directory(&self) -> &[u32] {
         &self.directory
     }
 
-    /// See [`directory`](Space::directory). One less than the obvious shift, which at depth 0 would be by 64 bits.
+    /// See [`entry_of`]. One less than the obvious shift, which at depth 0 would be by 64 bits.
     #[inline(always)]
     pub(crate) fn shift(&self) -> u32 {
         63 - self.depth as u32
     }
 
+    /// See [`entry_of`].
+    #[inline(always)]
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// See [`entry_of`].
+    #[inline(always)]
+    pub(crate) fn last(&self) -> u64 {
+        self.directory.len() as u64 - 1
+    }
+
     /// Makes `page` the one that owns every hash; the first page does.
     pub(crate) fn start_with(&mut self, page: u32) {
         self.pages.push(page);
-        self.directory[0] = page;
+        self.directory.fill(page);
     }
 
     /// Whether a page of this depth may split.
@@ -72,56 +107,117 @@ impl Space {
     /// Gives `sibling` the upper half of the hashes that the page with this prefix and depth owned.
     pub(crate) fn split(&mut self, prefix: u64, depth: u8, sibling: u32) {
         if depth == self.depth {
-            self.directory = self.directory.iter().flat_map(|&page| [page, page]).collect();
-            self.depth += 1;
+            self.deepen(self.depth + 1);
         }
-        let entries = 1usize << (self.depth - depth);
-        let first = (prefix >> 1 >> self.shift()) as usize;
-        self.directory[first + entries / 2..first + entries].fill(sibling);
+        self.fill(prefix | 1u64 << (63 - depth), depth + 1, sibling);
         self.pages.push(sibling);
     }
 
-    /// Puts restored pages where their descriptors say; `Err` names the first page that contradicts the others, or says
-    /// that a part of the hash space has no page.
+    /// Has the directory look at more bits.
+    fn deepen(&mut self, depth: u8) {
+        let before = (self.base, self.depth);
+        self.depth = depth;
+        let entries = self.number(self.range.last) - self.number(self.range.first) + 1;
+        self.base = self.number(self.range.first);
+        let by = depth - before.1;
+        self.directory =
+            (0..entries).map(|at| self.directory[(((self.base + at) >> by) - before.0) as usize]).collect();
+    }
+
+    /// The entries of a page, as far as they are in the directory.
+    fn entries_of(&self, prefix: u64, depth: u8) -> std::ops::Range<usize> {
+        let owned = HashRange::of_prefix(prefix, depth);
+        if !owned.meets(self.range) {
+            return 0..0;
+        }
+        let first = self.number(owned.first.max(self.range.first)) - self.base;
+        let last = self.number(owned.last.min(self.range.last)) - self.base;
+        first as usize..last as usize + 1
+    }
+
+    fn fill(&mut self, prefix: u64, depth: u8, page: u32) {
+        let entries = self.entries_of(prefix, depth);
+        self.directory[entries].fill(page);
+    }
+
+    /// Puts restored pages where their descriptors say; `Err` names the first page that contradicts the others.
     pub(crate) fn rebuild(&mut self, pages: &[(u32, Descriptor)]) -> Result<(), String> {
-        let depth = pages.iter().map(|(_, descriptor)| descriptor.depth).max().unwrap_or(0);
-        if u32::from(depth) > PREFIX_BITS || 1usize << depth > ENTRIES_FREE.max(pages.len() * ENTRIES_PER_PAGE) {
-            return Err(format!("a directory of {depth} bits for {} pages", pages.len()));
+        let deepest = pages.iter().map(|(_, descriptor)| descriptor.depth).max().unwrap_or(0);
+        let depth = deepest.max(self.range.prefix().1);
+        let (range_bits, extra) = (self.range.prefix().1, depth.saturating_sub(self.range.prefix().1));
+        if u32::from(depth) > PREFIX_BITS
+            || 1usize
+                .checked_shl(u32::from(extra))
+                .is_none_or(|most| most > ENTRIES_FREE.max(pages.len() * ENTRIES_PER_PAGE * 2))
+        {
+            return Err(format!(
+                "a directory of {depth} bits, {range_bits} of them the shard's, for {} pages",
+                pages.len()
+            ));
         }
         self.depth = depth;
-        self.directory = vec![NO_PAGE; 1 << depth];
+        self.base = self.number(self.range.first);
+        self.directory = vec![NO_PAGE; (self.number(self.range.last) - self.base) as usize + 1];
         for (page, descriptor) in pages {
-            let first = (descriptor.prefix >> 1 >> self.shift()) as usize;
-            let entries = 1usize << (depth - descriptor.depth);
-            if descriptor.prefix & (u64::MAX >> 1 >> descriptor.depth.saturating_sub(1)) != 0 && descriptor.depth > 0 {
+            let Descriptor { prefix, depth, .. } = *descriptor;
+            if prefix_of_depth(prefix, depth) != prefix {
                 return Err(format!("page {page} has a prefix longer than its depth"));
             }
-            let owned = &mut self.directory[first..first + entries];
-            if owned.iter().any(|&other| other != NO_PAGE) {
-                return Err(format!("page {page} claims hashes that page {} has already", owned[0]));
+            let entries = self.entries_of(prefix, depth);
+            let owned = &mut self.directory[entries];
+            if owned.is_empty() {
+                return Err(format!("page {page} owns no hash of this shard"));
+            }
+            if let Some(other) = owned.iter().find(|&&other| other != NO_PAGE) {
+                return Err(format!("page {page} claims hashes that page {other} has already"));
             }
             owned.fill(*page);
         }
-        // No flat page at all is a namespace with only a zero key.
-        if !pages.is_empty() && self.directory.contains(&NO_PAGE) {
-            return Err("a part of the hash space has no page".to_owned());
-        }
         Ok(())
     }
+
+    /// The first part of the hash space that no page owns, as the prefix and depth of the largest page that fits it.
+    pub(crate) fn first_hole(&self) -> Option<(u64, u8)> {
+        let at = self.directory.iter().position(|&page| page == NO_PAGE)?;
+        let number = self.base + at as u64;
+        let is_hole =
+            |prefix: u64, depth: u8| self.directory[self.entries_of(prefix, depth)].iter().all(|&page| page == NO_PAGE);
+        let prefix = if self.depth == 0 { 0 } else { number << (64 - u32::from(self.depth)) };
+        let mut hole = (prefix, self.depth);
+        while hole.1 > 0 {
+            let wider = (prefix_of_depth(prefix, hole.1 - 1), hole.1 - 1);
+            if !is_hole(wider.0, wider.1) {
+                break;
+            }
+            hole = wider;
+        }
+        Some(hole)
+    }
+
+    /// Gives a page a part that none owned.
+    pub(crate) fn fill_hole(&mut self, prefix: u64, depth: u8, page: u32) {
+        self.fill(prefix, depth, page);
+        self.pages.push(page);
+    }
+}
+
+/// The entry of a hash in a directory of `last + 1` entries: of a hash from outside the range, the nearest or some other.
+#[inline(always)]
+pub(crate) fn entry_of(hash: u64, shift: u32, base: u64, last: u64) -> usize {
+    (hash >> 1 >> shift).wrapping_sub(base).min(last) as usize
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hash::prefix_of_depth;
 
     fn hash(bits: u64, depth: u32) -> u64 {
-        bits << (52 - depth)
+        bits << (64 - depth)
     }
 
     #[test]
     fn splitting_turns_half_of_the_entries() {
-        let mut space = Space::new(0);
+        let mut space = Space::new(0, HashRange::ALL);
         space.start_with(7);
         assert_eq!((space.page_of(0), space.page_of(u64::MAX)), (7, 7));
         space.split(0, 0, 8);
@@ -141,18 +237,43 @@ mod tests {
             ..Descriptor::default()
         };
         let pages = [(7, of(0b000, 2)), (10, of(0b010, 2)), (8, of(0b100, 1))];
-        let mut space = Space::new(0);
+        let mut space = Space::new(0, HashRange::ALL);
         space.rebuild(&pages).unwrap();
         assert_eq!(space.directory(), [7, 10, 8, 8]);
-        assert!(space.rebuild(&pages[1..]).unwrap_err().contains("no page"));
+        assert_eq!(space.first_hole(), None);
+        space.rebuild(&pages[1..]).unwrap();
+        assert_eq!(space.first_hole(), Some((0, 2)));
+        space.rebuild(&pages[..2]).unwrap();
+        assert_eq!(space.first_hole(), Some((1 << 63, 1)));
+        space.fill_hole(1 << 63, 1, 5);
+        assert_eq!(space.directory(), [7, 10, 5, 5]);
         assert!(space.rebuild(&[pages[0], pages[1], (3, of(0, 0))]).unwrap_err().contains("claims"));
         let crooked = Descriptor { prefix: 1 << 60, depth: 2, ..Descriptor::default() };
         assert!(space.rebuild(&[(1, crooked)]).unwrap_err().contains("longer than its depth"));
     }
 
     #[test]
+    fn a_shard_has_the_entries_of_its_own_range_alone() {
+        let range = HashRange::of_shard(1, 3);
+        let mut space = Space::new(0, range);
+        space.start_with(1);
+        assert_eq!((space.directory(), space.page_of(range.first), space.page_of(0)), (&[1][..], 1, 1));
+        space.split(0, 0, 2);
+        assert_eq!(space.directory(), [1, 2]);
+        space.split(0, 1, 3);
+        assert_eq!(space.directory(), [3, 2]);
+        assert_eq!((space.page_of(range.first), space.page_of(range.last)), (3, 2));
+        let mut last = Space::new(0, HashRange::of_shard(2, 4));
+        last.start_with(9);
+        assert_eq!(last.depth, 2);
+        last.split(1 << 63, 2, 10);
+        assert_eq!(last.directory(), [9, 10]);
+        assert_eq!((last.page_of(1 << 63), last.page_of(u64::MAX)), (9, 10));
+    }
+
+    #[test]
     fn a_directory_does_not_grow_without_pages() {
-        let mut space = Space::new(0);
+        let mut space = Space::new(0, HashRange::ALL);
         space.start_with(0);
         for depth in 0..6 {
             assert!(space.may_split(depth));

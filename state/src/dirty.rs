@@ -5,15 +5,18 @@
 //! puts the page's record into the snapshot first ([`freeze`](crate::freeze)).
 
 use crate::chain::{Chain, SnapshotNumber};
+use crate::directory::Space;
 use crate::freeze::Open;
-use crate::page::{Geometry, Pack};
-use crate::segment::{Descriptor, Kind, Segment};
+use crate::segment::{Descriptor, Kind, NO_PAGE, Segment};
+use crate::shape::{Layout, State};
+use crate::slotted;
 use crate::snapshot::{Header, Writer};
+use crate::table::{StateError, TableConfig};
 
-/// The pages of one table, of all its namespaces; knows sizes, but no types (how to pack a page aside).
+/// The pages of one store, of all its states and their namespaces; knows sizes, but no types.
 pub(crate) struct Pages {
-    pub(crate) geometry: Geometry,
-    pub(crate) pack: Pack,
+    pub(crate) config: TableConfig,
+    pub(crate) states: Vec<State>,
     pub(crate) segment: Segment,
     /// Pages ever handed out: they are numbered below this.
     pub(crate) handed_out: u32,
@@ -40,10 +43,10 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    pub(crate) fn new(geometry: Geometry, pack: Pack, segment: Segment, header: Header) -> Pages {
+    pub(crate) fn new(config: TableConfig, segment: Segment, header: Header) -> Pages {
         Pages {
-            geometry,
-            pack,
+            config,
+            states: Vec::new(),
             segment,
             handed_out: 0,
             in_use: 0,
@@ -80,7 +83,7 @@ impl Pages {
     }
 
     /// A page without entries, wholly dirty; none if the reservation is used up.
-    pub(crate) fn hand_out(&mut self, namespace: i64, prefix: u64, depth: u8, kind: Kind) -> Option<u32> {
+    pub(crate) fn hand_out(&mut self, state: u16, namespace: i64, prefix: u64, depth: u8, kind: Kind) -> Option<u32> {
         let page = match self.free.pop() {
             Some(page) => {
                 self.segment.page_mut(page).fill(0);
@@ -93,8 +96,9 @@ impl Pages {
             }
             None => return None,
         };
-        let next = crate::segment::NO_PAGE;
-        self.segment.descriptors.set(page, Descriptor { namespace, prefix, count: 0, depth, kind, next });
+        self.segment
+            .descriptors
+            .set(page, Descriptor { namespace, prefix, count: 0, depth, kind, state, next: NO_PAGE });
         self.segment.base.set(page, 0);
         // An open snapshot is of a time before this page.
         self.segment.drained.set(page, self.open.as_ref().map_or(0, |open| open.number));
@@ -108,12 +112,21 @@ impl Pages {
     /// until then; nobody can write to it, so nothing need be copied.
     pub(crate) fn give_up(&mut self, page: u32) {
         self.segment.masks.set(page, 0);
-        let entries = self.segment.descriptors.get(page).count as usize;
-        self.entry_bytes -= entries * (self.geometry.key_bytes + self.geometry.value_bytes);
+        self.entry_bytes -= self.entry_bytes_of(page);
         if self.keeps_for_snapshot(page) {
             return;
         }
         self.release(page);
+    }
+
+    /// Takes back the pages of a long value.
+    pub(crate) fn give_up_chain(&mut self, first: u32) {
+        let mut page = first;
+        while page != NO_PAGE {
+            let next = slotted::overflow_next(self.segment.page(page));
+            self.give_up(page);
+            page = next;
+        }
     }
 
     pub(crate) fn release(&mut self, page: u32) {
@@ -128,26 +141,88 @@ impl Pages {
     }
 
     /// After a restore put pages where they were: everything between them is free.
-    pub(crate) fn adopt(&mut self, handed_out: u32, chain: Chain) {
+    pub(crate) fn adopt(&mut self, handed_out: u32) {
         self.handed_out = handed_out;
-        self.chain = chain;
         for page in (0..handed_out).rev() {
             let descriptor = self.segment.descriptors.get(page);
             if descriptor.kind == Kind::Free {
                 self.free.push(page);
             } else {
                 self.in_use += 1;
-                self.entry_bytes += descriptor.count as usize * (self.geometry.key_bytes + self.geometry.value_bytes);
-                self.chain.lean(self.segment.base.get(page));
+                self.entry_bytes += self.entry_bytes_of(page);
             }
         }
     }
 
-    /// One entry more in a page whose bucket was marked.
-    pub(crate) fn count_up(&mut self, page: u32) {
+    /// Where a namespace of a state is in the state's list, new if need be.
+    pub(crate) fn space_at(&mut self, state: u16, namespace: i64) -> usize {
+        let range = self.config.range;
+        let spaces = &mut self.states[state as usize].spaces;
+        match spaces.binary_search_by_key(&namespace, |space| space.namespace) {
+            Ok(at) => at,
+            Err(at) => {
+                spaces.insert(at, Space::new(namespace, range));
+                at
+            }
+        }
+    }
+
+    /// Where it is, if there is one.
+    pub(crate) fn find_space(&self, state: u16, namespace: i64) -> Option<usize> {
+        self.states[state as usize].spaces.binary_search_by_key(&namespace, |space| space.namespace).ok()
+    }
+
+    #[inline(always)]
+    pub(crate) fn space(&self, state: u16, at: usize) -> &Space {
+        &self.states[state as usize].spaces[at]
+    }
+
+    #[inline(always)]
+    pub(crate) fn space_mut(&mut self, state: u16, at: usize) -> &mut Space {
+        &mut self.states[state as usize].spaces[at]
+    }
+
+    /// Forgets a namespace of a state: its pages are free at once, and the next snapshot says so. No work per key.
+    pub(crate) fn drop_namespace(&mut self, state: u16, namespace: i64) {
+        let Some(at) = self.find_space(state, namespace) else { return };
+        let state = &mut self.states[state as usize];
+        let space = state.spaces.remove(at);
+        state.expected = space.len;
+        if state.layout == Layout::Slotted {
+            for &page in &space.pages {
+                for first in slotted::first_overflows(self.segment.page(page)) {
+                    self.give_up_chain(first);
+                }
+            }
+        }
+        // Last in, first out: the next namespace gets them in ascending order.
+        for page in space.pages.into_iter().rev() {
+            self.give_up(page);
+        }
+    }
+
+    pub(crate) fn full(&self) -> StateError {
+        let TableConfig { operator, shard, bytes_max, .. } = self.config.clone();
+        StateError::Full { operator, shard, bytes_max }
+    }
+
+    /// Bytes of keys and values in a page.
+    pub(crate) fn entry_bytes_of(&self, page: u32) -> usize {
+        let descriptor = self.segment.descriptors.get(page);
+        match (descriptor.kind, &self.states[descriptor.state as usize].layout) {
+            (Kind::Flat | Kind::Zero, Layout::Flat(geometry)) => {
+                descriptor.count as usize * (geometry.key_bytes + geometry.value_bytes)
+            }
+            (Kind::Slotted, _) => slotted::used_bytes(self.segment.page(page)),
+            (Kind::Overflow, _) => slotted::overflow_bytes(self.segment.page(page)),
+            (Kind::Free, _) | (_, Layout::Slotted) => 0,
+        }
+    }
+
+    /// `by` entries more, or less, in a page whose bucket was marked.
+    pub(crate) fn count(&mut self, page: u32, by: i32) {
         let mut descriptor = self.segment.descriptors.get(page);
-        descriptor.count += 1;
+        descriptor.count = descriptor.count.checked_add_signed(by as i16).expect("a page's entries are counted");
         self.segment.descriptors.set(page, descriptor);
-        self.entry_bytes += self.geometry.key_bytes + self.geometry.value_bytes;
     }
 }

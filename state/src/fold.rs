@@ -12,10 +12,9 @@
 
 use std::borrow::Borrow;
 
-use crate::directory::Space;
+use crate::directory::{Space, entry_of};
 use crate::dirty::Pages;
 use crate::fixed::bytes_of;
-use crate::hash::prefix;
 use crate::page::{Geometry, empty_slots, has_empty_slot, is_zero, key_in, slots_with, value_in};
 use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES};
 use crate::{Fixed, Key, Namespace, StateError, Table};
@@ -57,7 +56,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
         let mut row = 0;
         // Each round ends early when a directory changes under the loop that reads it.
         while row < rows {
-            row = if self.spaces[at].pages.len() * PAGE_BYTES > AHEAD_FROM_BYTES {
+            row = if self.pages.space(self.state, at).pages.len() * PAGE_BYTES > AHEAD_FROM_BYTES {
                 self.fold_ahead(at, row, rows, &key, &init, &mut apply)?
             } else {
                 self.fold_near(at, row, rows, &key, &init, &mut apply)?
@@ -77,7 +76,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
         init: &impl Fn() -> V,
         apply: &mut impl FnMut(&mut V, usize),
     ) -> Result<usize, StateError> {
-        let road = Road::of(&self.pages, &self.spaces[at]);
+        let road = Road::of(&self.pages, self.pages.space(self.state, at));
         for row in from..rows {
             let key = key(row);
             let key = key.borrow();
@@ -109,7 +108,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
         init: &impl Fn() -> V,
         apply: &mut impl FnMut(&mut V, usize),
     ) -> Result<usize, StateError> {
-        let road = Road::of(&self.pages, &self.spaces[at]);
+        let road = Road::of(&self.pages, self.pages.space(self.state, at));
         let mut hashes = [0u64; BLOCK_ROWS];
         let mut on_pages = [0u32; BLOCK_ROWS];
         let mut block = from;
@@ -182,23 +181,40 @@ impl<K: Key, V: Fixed> Table<K, V> {
         }
         let mut same = true;
         loop {
-            let first = self.spaces[at].page_of(hash);
+            let first = self.pages.space(self.state, at).page_of(hash);
             let mut page = first;
-            let (line, slot) = loop {
+            // Entries may have been taken out of a page that was full when it got a successor: the key is sought in all of
+            // them before it is put into the first that has room.
+            let mut room = None;
+            loop {
                 match self.seek(page, key, hash) {
                     Sought::Found { line, slot } => {
-                        let road = Road::of(&self.pages, &self.spaces[at]);
+                        let road = Road::of(&self.pages, self.pages.space(self.state, at));
                         self.touch(&road, page, line, slot, apply);
                         return Ok(same);
                     }
-                    Sought::Empty { line, slot } => break (line, slot),
-                    Sought::Full => page = self.successor(at, page)?,
+                    Sought::Empty { line, slot } => room = room.or(Some((page, line, slot))),
+                    Sought::Full => {}
+                }
+                match self.pages.segment.descriptors.get(page).next {
+                    NO_PAGE => break,
+                    next => page = next,
+                }
+            }
+            let (page, line, slot) = match room {
+                Some(room) => room,
+                None => {
+                    let page = self.successor(at, page)?;
+                    let Sought::Empty { line, slot } = self.seek(page, key, hash) else {
+                        unreachable!("a new page is empty")
+                    };
+                    (page, line, slot)
                 }
             };
             let descriptor = self.pages.segment.descriptors.get(first);
             if descriptor.count as usize >= self.split_at(at)
                 && descriptor.next == NO_PAGE
-                && self.spaces[at].may_split(descriptor.depth)
+                && self.pages.space(self.state, at).may_split(descriptor.depth)
             {
                 match self.split(at, first) {
                     Ok(()) => {
@@ -213,9 +229,8 @@ impl<K: Key, V: Fixed> Table<K, V> {
             // Asked for before anything changes: what the user wrote may panic.
             let value = init();
             self.pages.mark(page, const { Self::GEOMETRY }.bucket_mask(line));
-            self.pages.count_up(page);
-            self.spaces[at].len += 1;
-            let road = Road::of(&self.pages, &self.spaces[at]);
+            self.count_up(at, page);
+            let road = Road::of(&self.pages, self.pages.space(self.state, at));
             let bucket = road.line_at(page, line);
             // SAFETY: `seek` found the slot empty in a page in use; key and value are aligned by the geometry, and the
             // value is written before anybody sees the slot as taken.
@@ -232,25 +247,30 @@ impl<K: Key, V: Fixed> Table<K, V> {
     /// How many entries make a page split.
     fn split_at(&self, at: usize) -> usize {
         let Geometry { split_at, near_split_at, .. } = const { Self::GEOMETRY };
-        if self.spaces[at].pages.len() * PAGE_BYTES > AHEAD_FROM_BYTES { split_at } else { near_split_at }
+        if self.pages.space(self.state, at).pages.len() * PAGE_BYTES > AHEAD_FROM_BYTES {
+            split_at
+        } else {
+            near_split_at
+        }
     }
 
     /// The zero key's value lies in a page of its own, in slot 0.
     fn fold_zero(&mut self, at: usize, init: &impl Fn() -> V, apply: impl FnOnce(&mut V)) -> Result<(), StateError> {
-        let Space { namespace, zero, .. } = self.spaces[at];
+        let state = self.state;
+        let Space { namespace, zero, .. } = *self.pages.space(state, at);
         if zero == NO_PAGE {
             let value = init();
-            let page = self.pages.hand_out(namespace, 0, 0, Kind::Zero).ok_or_else(|| self.full())?;
-            self.pages.count_up(page);
+            let page = self.pages.hand_out(state, namespace, 0, 0, Kind::Zero).ok_or_else(|| self.full())?;
+            self.count_up(at, page);
             // SAFETY: slot 0 of a page just handed out, aligned by the geometry.
             unsafe { value_in::<K, V>(self.pages.segment.page_mut(page).as_mut_ptr(), 0).write(value) };
-            let space = &mut self.spaces[at];
+            let space = self.pages.space_mut(state, at);
             space.zero = page;
             space.pages.push(page);
-            space.len += 1;
         }
-        let road = Road::of(&self.pages, &self.spaces[at]);
-        self.touch(&road, self.spaces[at].zero, 0, 0, apply);
+        let road = Road::of(&self.pages, self.pages.space(self.state, at));
+        let zero = self.pages.space(state, at).zero;
+        self.touch(&road, zero, 0, 0, apply);
         Ok(())
     }
 
@@ -281,9 +301,10 @@ impl<K: Key, V: Fixed> Table<K, V> {
         let mut descriptor = self.pages.segment.descriptors.get(page);
         if descriptor.next == NO_PAGE {
             let Descriptor { namespace, prefix, depth, .. } = descriptor;
-            let next = self.pages.hand_out(namespace, prefix, depth, Kind::Flat);
+            let state = self.state;
+            let next = self.pages.hand_out(state, namespace, prefix, depth, Kind::Flat);
             descriptor.next = next.ok_or_else(|| self.full())?;
-            self.spaces[at].pages.push(descriptor.next);
+            self.pages.space_mut(state, at).pages.push(descriptor.next);
             // No mark: which page follows which is found out anew by every restore.
             self.pages.segment.descriptors.set(page, descriptor);
         }
@@ -293,12 +314,14 @@ impl<K: Key, V: Fixed> Table<K, V> {
     /// Gives half of a page's hashes, and the entries that have them, to a new page.
     pub(crate) fn split(&mut self, at: usize, page: u32) -> Result<(), StateError> {
         let geometry = const { Self::GEOMETRY };
+        let state = self.state;
         let mut descriptor = self.pages.segment.descriptors.get(page);
         let Descriptor { namespace, prefix: lower, depth, .. } = descriptor;
         let bit = 1u64 << (63 - depth);
-        let sibling = self.pages.hand_out(namespace, lower | bit, depth + 1, Kind::Flat).ok_or_else(|| self.full())?;
+        let sibling = self.pages.hand_out(state, namespace, lower | bit, depth + 1, Kind::Flat);
+        let sibling = sibling.ok_or_else(|| self.full())?;
         self.pages.mark(page, u64::MAX);
-        self.spaces[at].split(lower, depth, sibling);
+        self.pages.space_mut(state, at).split(lower, depth, sibling);
         descriptor.depth = depth + 1;
         descriptor.count = 0;
         self.pages.segment.descriptors.set(page, descriptor);
@@ -314,7 +337,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
                 // SAFETY: the slot is taken.
                 let (key, value) = unsafe { (*key_in::<K>(bucket, slot), *value_in::<K, V>(bucket, slot)) };
                 let hash = key.hash64();
-                let to = if prefix(hash) & bit == 0 { page } else { sibling };
+                let to = if hash & bit == 0 { page } else { sibling };
                 let Sought::Empty { line, slot } = self.seek(to, &key, hash) else {
                     unreachable!("half of a page's entries find room in a page, and none is there twice")
                 };
@@ -332,6 +355,112 @@ impl<K: Key, V: Fixed> Table<K, V> {
         self.pages.segment.descriptors.set(sibling, sibling_descriptor);
         Ok(())
     }
+
+    fn count_up(&mut self, at: usize, page: u32) {
+        let Geometry { key_bytes, value_bytes, .. } = const { Self::GEOMETRY };
+        let state = self.state;
+        self.pages.count(page, 1);
+        self.pages.entry_bytes += key_bytes + value_bytes;
+        self.pages.space_mut(state, at).len += 1;
+    }
+
+    /// The door, for an entry that goes. Whatever a search came to over its bucket, while that was full, is moved up, so that
+    /// the first bucket with an empty slot still ends every search.
+    pub(crate) fn take_out(&mut self, namespace: Namespace, page: u32, line: usize, slot: usize) {
+        let geometry = const { Self::GEOMETRY };
+        let state = self.state;
+        let at = self.pages.find_space(state, namespace.0).expect("the entry was in it");
+        self.pages.space_mut(state, at).len -= 1;
+        if self.pages.segment.descriptors.get(page).kind == Kind::Zero {
+            let space = self.pages.space_mut(state, at);
+            space.zero = NO_PAGE;
+            space.pages.retain(|&other| other != page);
+            self.pages.give_up(page);
+            return;
+        }
+        // Marked before anything changes, the count too: an open snapshot may need the page as it is.
+        self.pages.mark(page, geometry.bucket_mask(line));
+        self.pages.count(page, -1);
+        self.pages.entry_bytes -= geometry.key_bytes + geometry.value_bytes;
+        let (mut line, mut slot) = (line, slot);
+        loop {
+            self.pages.mark(page, geometry.bucket_mask(line));
+            let start = self.pages.segment.page_mut(page).as_mut_ptr();
+            // SAFETY: `line` starts a bucket inside the page.
+            let was_full = unsafe { has_no_empty_slot::<K, V>(start.add(line * LINE_BYTES)) };
+            // SAFETY: the slot is taken; all buckets touched are of this page, which is marked.
+            unsafe { close_gap::<K, V>(start.add(line * LINE_BYTES), slot) };
+            if !was_full {
+                return;
+            }
+            // The bucket has a free slot at its end now. Of the entries behind it, up to the first bucket that is not full,
+            // the first that a search comes to by this bucket moves up, and leaves a gap to be closed in turn.
+            let Some((from, from_slot)) = self.next_to_move_up(page, line) else { return };
+            let last = geometry.slots - 1;
+            let start = self.pages.segment.page_mut(page).as_mut_ptr();
+            // SAFETY: from a taken slot to the empty one at the end of the bucket before, both in this page; the bucket that
+            // is filled was marked above, the other is marked at the loop's beginning.
+            unsafe {
+                let (to, from) = (start.add(line * LINE_BYTES), start.add(from * LINE_BYTES));
+                value_in::<K, V>(to, last).write(*value_in::<K, V>(from, from_slot));
+                key_in::<K>(to, last).write(*key_in::<K>(from, from_slot));
+            }
+            (line, slot) = (from, from_slot);
+        }
+    }
+
+    /// Behind the bucket at `line`: the first entry that a search comes to by that bucket.
+    fn next_to_move_up(&self, page: u32, line: usize) -> Option<(usize, usize)> {
+        let geometry = const { Self::GEOMETRY };
+        let start = self.pages.segment.page(page).as_ptr().cast_mut();
+        let steps = |from: usize, to: usize| (to + 64 - from) % 64;
+        let mut behind = line;
+        for _ in 1..geometry.buckets() {
+            behind = (behind + geometry.bucket_lines) % 64;
+            let bucket = start.wrapping_add(behind * LINE_BYTES);
+            // SAFETY: a whole bucket of the page.
+            let empty = unsafe { empty_slots::<K, V>(bucket) };
+            for slot in (0..geometry.slots).filter(|slot| empty >> slot & 1 == 0) {
+                // SAFETY: the slot is taken.
+                let home = geometry.line(unsafe { &*key_in::<K>(bucket, slot) }.hash64());
+                if steps(home, line) <= steps(home, behind) {
+                    return Some((behind, slot));
+                }
+            }
+            if empty != 0 {
+                return None;
+            }
+        }
+        None
+    }
+}
+
+/// Whether every slot of the bucket is taken.
+///
+/// # Safety
+/// As for [`has_empty_slot`].
+unsafe fn has_no_empty_slot<K: Fixed, V: Fixed>(bucket: *const u8) -> bool {
+    // SAFETY: by the caller's word.
+    !unsafe { has_empty_slot::<K, V>(bucket) }
+}
+
+/// Takes an entry out of a bucket: the last one takes its place, so that slots still fill from the first to the last.
+///
+/// # Safety
+/// `bucket` is a whole bucket, to be written, and the slot is taken.
+unsafe fn close_gap<K: Fixed, V: Fixed>(bucket: *mut u8, slot: usize) {
+    let geometry = const { Geometry::of::<K, V>() };
+    // SAFETY: the geometry keeps every slot inside the bucket; the last taken slot is at or behind this one.
+    unsafe {
+        let empty = empty_slots::<K, V>(bucket);
+        let last = (0..geometry.slots).rev().find(|slot| empty >> slot & 1 == 0).unwrap_or(slot);
+        if last != slot {
+            value_in::<K, V>(bucket, slot).write(*value_in::<K, V>(bucket, last));
+            key_in::<K>(bucket, slot).write(*key_in::<K>(bucket, last));
+        }
+        key_in::<K>(bucket, last).cast::<u8>().write_bytes(0, geometry.key_bytes);
+        value_in::<K, V>(bucket, last).cast::<u8>().write_bytes(0, geometry.value_bytes);
+    }
 }
 
 /// A page copied out, at the alignment of a line.
@@ -344,6 +473,8 @@ struct Road {
     masks: *mut u64,
     directory: *const u32,
     shift: u32,
+    base: u64,
+    last: u64,
 }
 
 impl Road {
@@ -354,6 +485,8 @@ impl Road {
             masks: pages.segment.masks.start(),
             directory: space.directory().as_ptr(),
             shift: space.shift(),
+            base: space.base(),
+            last: space.last(),
         }
     }
 
@@ -363,8 +496,8 @@ impl Road {
     /// The directory is the one the road was taken from, unchanged.
     #[inline(always)]
     unsafe fn page_of(&self, hash: u64) -> u32 {
-        // SAFETY: a directory of depth d has 2^d entries, and the shift leaves d bits.
-        unsafe { *self.directory.add((prefix(hash) >> 1 >> self.shift) as usize) }
+        // SAFETY: the entry is at most the last one.
+        unsafe { *self.directory.add(entry_of(hash, self.shift, self.base, self.last)) }
     }
 
     #[inline(always)]

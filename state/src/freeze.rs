@@ -25,7 +25,7 @@ use crate::Epoch;
 use crate::chain::SnapshotNumber;
 use crate::dirty::Pages;
 use crate::segment::{Kind, PAGE_BYTES};
-use crate::snapshot::{FileRef, lines_bytes, whole_bytes};
+use crate::snapshot::{self, FileRef, lines_bytes};
 
 /// The sweep's share of a snapshot's other bytes. With 0.65 a scattered update costs 1.65 × 72 bytes, and the chain
 /// settles at 1 + 1/0.65 = 2.54 × the whole records, themselves at most 0.92 of the pages: 2.34.
@@ -142,11 +142,18 @@ impl Pages {
         keeps
     }
 
+    /// Bytes of a page's whole record.
+    fn whole_bytes(&self, page: u32) -> usize {
+        let descriptor = self.segment.descriptors.get(page);
+        let layout = &self.states[descriptor.state as usize].layout;
+        snapshot::whole_bytes(layout, &descriptor, self.segment.page(page))
+    }
+
     /// The frozen page's record: its dirty lines, or all of it.
     fn emit(&mut self, open: &mut Open, page: u32) {
         let descriptor = self.segment.descriptors.get(page);
         let mask = self.segment.frozen.get(page);
-        let whole = whole_bytes(&self.geometry, descriptor.count as usize);
+        let whole = self.whole_bytes(page);
         self.begin(open);
         let bytes = if open.everything || mask == u64::MAX || whole <= lines_bytes(mask) {
             self.emit_whole(open, page);
@@ -168,7 +175,8 @@ impl Pages {
     fn emit_whole(&mut self, open: &mut Open, page: u32) {
         let base = self.segment.base.get(page);
         let descriptor = self.segment.descriptors.get(page);
-        self.writer.whole(&self.geometry, self.pack, page, &descriptor, self.segment.page(page));
+        let state = &self.states[descriptor.state as usize];
+        self.writer.whole(&state.layout, state.ways.pack, page, &descriptor, self.segment.page(page));
         if base != open.number {
             self.chain.leave(base);
             self.chain.lean(open.number);
@@ -259,7 +267,7 @@ impl Pages {
             if descriptor.kind == Kind::Free || self.segment.base.get(page) == open.number || fresh {
                 continue;
             }
-            let bytes = whole_bytes(&self.geometry, descriptor.count as usize);
+            let bytes = self.whole_bytes(page);
             if self.segment.masks.get(page) == 0 {
                 // Untouched since the barrier, whether the snapshot has lines of it or not.
                 self.begin(open);

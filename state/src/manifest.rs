@@ -12,10 +12,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Epoch;
+use crate::hash::HashRange;
+use crate::shape::StatePart;
 use crate::snapshot::FileRef;
 
 /// The version this build writes, and the only one it reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A checkpoint: for every shard, what its operators were at the barrier.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -63,16 +65,16 @@ pub struct OperatorPart {
     pub committables: Vec<serde_json::Value>,
 }
 
-/// One table on one shard.
+/// One page store on one shard: an operator's states.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TablePart {
     /// Which of its operator's.
     pub name: String,
-    /// The keys' type, as [`type_text`](crate::type_text) names it.
-    pub key_type: String,
-    /// The values' type.
-    pub value_type: String,
+    /// The stretch of the hash space that its keys are from.
+    pub range: HashRange,
+    /// What it keeps.
+    pub states: Vec<StatePart>,
     /// The chain to restore it from, the oldest first.
     pub files: Vec<FileRef>,
 }
@@ -155,7 +157,7 @@ pub(crate) mod tests {
 
     pub(crate) fn manifest(epoch: u64, files: &[FileRef]) -> Manifest {
         let table =
-            TablePart { name: "count".into(), key_type: "u64".into(), value_type: "u64".into(), files: files.to_vec() };
+            TablePart { name: "count".into(), range: HashRange::ALL, states: Vec::new(), files: files.to_vec() };
         let operator = OperatorPart {
             uid: "clicks".into(),
             blob: serde_json::json!({ "offset": 17 }),
@@ -205,8 +207,8 @@ pub(crate) mod tests {
     #[test]
     fn another_version_is_named() {
         let mut other = manifest(7, &[]);
-        other.format_version = 2;
+        other.format_version = 3;
         let error = Manifest::from_bytes(&other.to_bytes()).unwrap_err();
-        assert!(matches!(error, ManifestError::Version { found: 2 }), "{error}");
+        assert!(matches!(error, ManifestError::Version { found: 3 }), "{error}");
     }
 }

@@ -43,11 +43,19 @@ impl Geometry {
     pub(crate) const fn of<K: Fixed, V: Fixed>() -> Geometry {
         let () = K::PROOF;
         let () = V::PROOF;
-        let (key_bytes, value_bytes, value_align) = (size_of::<K>(), size_of::<V>(), align_of::<V>());
-        assert!(
-            key_bytes.next_multiple_of(value_align) + value_bytes <= PAGE_BYTES,
-            "key and value together must fit a page of 4096 bytes"
-        );
+        assert!(fits_a_page::<K, V>(), "key and value together must fit a page of 4096 bytes");
+        Geometry::of_sizes(size_of::<K>(), size_of::<V>(), align_of::<V>())
+    }
+
+    /// As a file tells of it; none where no page could hold such an entry.
+    pub(crate) fn try_of_sizes(key_bytes: usize, value_bytes: usize, value_align: usize) -> Option<Geometry> {
+        let sane = key_bytes <= PAGE_BYTES && value_bytes <= PAGE_BYTES;
+        let sane = sane && value_align.is_power_of_two() && value_align <= LINE_BYTES;
+        (sane && key_bytes.next_multiple_of(value_align) + value_bytes <= PAGE_BYTES)
+            .then(|| Geometry::of_sizes(key_bytes, value_bytes, value_align))
+    }
+
+    const fn of_sizes(key_bytes: usize, value_bytes: usize, value_align: usize) -> Geometry {
         let mut bucket_lines = 1;
         while key_bytes.next_multiple_of(value_align) + value_bytes > bucket_lines * LINE_BYTES {
             bucket_lines *= 2;
@@ -117,6 +125,11 @@ impl Geometry {
     pub(crate) const fn bitmap_bytes(&self) -> usize {
         self.capacity.div_ceil(64) * 8
     }
+}
+
+/// Whether an entry of these types has room in a flat page.
+pub(crate) const fn fits_a_page<K, V>() -> bool {
+    size_of::<K>().next_multiple_of(align_of::<V>()) + size_of::<V>() <= PAGE_BYTES
 }
 
 /// A bit per slot of the bucket whose key is `key`, the lowest for slot 0.
@@ -297,15 +310,31 @@ pub(crate) fn pack<K: Fixed, V: Fixed>(page: &[u8; PAGE_BYTES], packed: &mut Pac
     (packed.taken, packed.key_bytes, packed.value_bytes) = (taken, key_bytes, value_bytes);
 }
 
+/// [`unpack`] for some table's types.
+pub(crate) type Unpack = fn(&Geometry, &mut [u8; PAGE_BYTES], u64, &[u8], &[u8], &[u8]);
+
 /// The reverse: puts entries back where the bitmap says, but leaves lines alone that `filled` has.
 pub(crate) fn unpack<K: Fixed, V: Fixed>(
+    _: &Geometry,
     page: &mut [u8; PAGE_BYTES],
     filled: u64,
     bitmap: &[u8],
     keys: &[u8],
     values: &[u8],
 ) {
-    let geometry = const { Geometry::of::<K, V>() };
+    unpack_as(&const { Geometry::of::<K, V>() }, page, filled, bitmap, keys, values);
+}
+
+/// The same, of sizes that only a file knows.
+#[inline(always)]
+pub(crate) fn unpack_as(
+    geometry: &Geometry,
+    page: &mut [u8; PAGE_BYTES],
+    filled: u64,
+    bitmap: &[u8],
+    keys: &[u8],
+    values: &[u8],
+) {
     let words = bitmap.as_chunks::<8>().0;
     let mut nth = 0;
     for (at, word) in words.iter().enumerate() {
@@ -323,6 +352,21 @@ pub(crate) fn unpack<K: Fixed, V: Fixed>(
             nth += 1;
         }
     }
+}
+
+/// Shows the key and value of every taken slot of a flat page, as bytes.
+pub(crate) fn entries<'a, E>(
+    geometry: &Geometry,
+    page: &'a [u8; PAGE_BYTES],
+    mut visit: impl FnMut(&'a [u8], &'a [u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    for slot in 0..geometry.capacity {
+        let key = &page[geometry.key_at(slot)..][..geometry.key_bytes];
+        if !is_zero(key) {
+            visit(key, &page[geometry.value_at(slot)..][..geometry.value_bytes])?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -387,10 +431,10 @@ mod tests {
             let bitmap: Vec<u8> = packed.bitmap.iter().flat_map(|word| word.to_le_bytes()).collect();
             let bitmap = &bitmap[..geometry.bitmap_bytes()];
             let mut unpacked = [0; PAGE_BYTES];
-            unpack::<K, V>(&mut unpacked, 0, bitmap, packed.keys(), packed.values());
+            unpack::<K, V>(&geometry, &mut unpacked, 0, bitmap, packed.keys(), packed.values());
             assert_eq!(unpacked, page);
             let mut kept = [0xEE; PAGE_BYTES];
-            unpack::<K, V>(&mut kept, u64::MAX, bitmap, packed.keys(), packed.values());
+            unpack::<K, V>(&geometry, &mut kept, u64::MAX, bitmap, packed.keys(), packed.values());
             assert_eq!(kept, [0xEE; PAGE_BYTES]);
         }
         check::<u64, u64>();

@@ -4,8 +4,6 @@
 //! gone, is not touched by older records, so every line is written once, and a page for which no whole record turns up
 //! is noticed. Files are believed chunk by chunk; the pages they make up are then checked entry by entry: that keys and
 //! values are valid for their types, that every key is where a search would look for it, that the prefixes fit together.
-#![expect(unsafe_code, reason = "checks bytes read from disk as the keys and values they are about to be")]
-
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,11 +11,16 @@ use std::path::{Path, PathBuf};
 
 use crate::chain::{Chain, SnapshotNumber};
 use crate::directory::Space;
-use crate::fixed::is_valid;
-use crate::hash::prefix_of_depth;
-use crate::page::{Geometry, is_zero, unpack};
-use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES};
-use crate::snapshot::{CHUNK_BYTES, Damage, FileRef, Header, Record, VERSION, bits_of, verify};
+use crate::dirty::Pages;
+use crate::manifest::TablePart;
+use crate::page_store::PageStore;
+use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE};
+use crate::shape::{Layout, StatePart};
+use crate::slotted;
+use crate::snapshot::{
+    CHUNK_BYTES, Damage, FileRef, Header, Record, VERSION, bits_of, flat_contents, put_back_ends, verify,
+};
+use crate::table::ONLY_STATE;
 use crate::{Fixed, Key, StateError, Store, Table, TableConfig};
 
 /// What a restore did.
@@ -56,18 +59,31 @@ pub enum RestoreError {
     },
     /// The state is of other types than the operator's.
     #[error(
-        "operator '{operator}': its stored {what} is {stored}, and the job's is {wanted}. \
-         Give the operator its old types back, or another name to start without this state"
+        "operator '{operator}', state '{state}': its stored {what} is {stored}, and the job's is {wanted}. \
+         Nothing was changed. Give the state its old type back, or another name to start without what is stored"
     )]
     Types {
         /// Whose state.
         operator: String,
+        /// Which.
+        state: String,
         /// The part that does not fit.
-        what: &'static str,
+        what: String,
         /// As stored.
         stored: String,
         /// As the job has it.
         wanted: String,
+    },
+    /// The job's operator has no such state.
+    #[error(
+        "operator '{operator}': the checkpoint holds a state '{state}' that the job's operator does not declare. \
+         Nothing was changed. Declare it, say what it was called (#[state(was = \"{state}\")]), or allow states to be dropped"
+    )]
+    Dropped {
+        /// Whose state.
+        operator: String,
+        /// Which.
+        state: String,
     },
     /// A file of a format this build does not read.
     #[error("{path}: snapshot format {found}, and this build reads {VERSION}: run the build that wrote it", path = path.display())]
@@ -104,243 +120,359 @@ mod seen {
 
 impl<K: Key, V: Fixed> Table<K, V> {
     /// The table as it was when the newest file of the chain was frozen. An empty chain is an empty table.
+    ///
+    /// # Errors
+    /// As [`PageStore::restore`].
     pub fn restore(config: TableConfig, store: &Store, chain: &[FileRef]) -> Result<(Self, Restored), RestoreError> {
-        let mut table = Table::new(config.clone())?;
-        let mut restored = Restored { files: chain.len(), ..Restored::default() };
-        let mut handed_out = 0;
-        for (at, file) in chain.iter().enumerate().rev() {
-            restored.bytes_read += table.read_file(store, file, at as SnapshotNumber + 1, &mut handed_out)?;
+        let range = config.range;
+        let mut pages = PageStore::new(config)?;
+        let table = pages.table(ONLY_STATE);
+        let part = TablePart { name: ONLY_STATE.to_owned(), range, states: pages.parts(), files: chain.to_vec() };
+        let restored = pages.restore(store, &[part])?;
+        Ok((table, restored))
+    }
+}
+
+impl PageStore {
+    /// Fills an empty store, whose states are declared, from a checkpoint: the parts of one operator, of all shards that
+    /// had a share in the store's stretch of the hash space.
+    ///
+    /// From the part of a shard with the same stretch and the same states, pages come back as and where they were, and
+    /// later snapshots go on from its files. Otherwise pages that lie within the stretch are taken over whole, those that
+    /// straddle its ends, or hold values of a type that has changed since, entry by entry; the next snapshot then has all
+    /// of the state.
+    ///
+    /// # Errors
+    /// When files cannot be read or believed, or hold state that does not fit; the store is of no use then.
+    pub fn restore(&mut self, store: &Store, parts: &[TablePart]) -> Result<Restored, RestoreError> {
+        let range = self.pages.config.range;
+        if let [part] = parts
+            && part.range == range
+            && self.has_all(&part.states)
+        {
+            let mut restored = read_chain(&mut self.pages, store, part)?;
+            self.pages.chain = Chain::of_files(&part.files);
+            self.pages.chain_restored();
+            self.adopt(&mut restored)?;
+            return Ok(restored);
         }
+        self.check_states(parts)?;
+        crate::rescale::restore(self, store, parts)
+    }
+
+    /// Whether each of these states is one of the store's, of the same types.
+    fn has_all(&self, stored: &[StatePart]) -> bool {
+        stored.iter().all(|stored| self.pages.header.states.contains(stored))
+    }
+
+    /// As [`adopt_with_holes`](PageStore::adopt_with_holes), where nothing may be missing.
+    pub(crate) fn adopt(&mut self, restored: &mut Restored) -> Result<(), RestoreError> {
+        self.adopt_with_holes(restored)?;
+        for state in &self.pages.states {
+            for space in &state.spaces {
+                // No page in the directory at all is a namespace with only a zero key.
+                let has_pages = space.directory().iter().any(|&page| page != NO_PAGE);
+                if has_pages && space.first_hole().is_some() {
+                    let TableConfig { operator, shard, .. } = self.pages.config.clone();
+                    let what = format!("a part of the hash space has no page in state '{}'", state.part.name);
+                    return Err(RestoreError::Contradiction { operator, shard, what });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the pages that were put back, and builds the namespaces from their descriptors.
+    pub(crate) fn adopt_with_holes(&mut self, restored: &mut Restored) -> Result<(), RestoreError> {
+        let config = self.pages.config.clone();
         let contradiction = |what| {
             let TableConfig { operator, shard, .. } = config.clone();
             RestoreError::Contradiction { operator, shard, what }
         };
-        for page in 0..handed_out {
-            let segment = &mut table.pages.segment;
-            let seen = segment.drained.get(page);
-            segment.drained.set(page, 0);
-            segment.frozen.set(page, 0);
-            match seen {
-                seen::WHOLE => {
-                    table.prove_page(page).map_err(|what| contradiction(format!("page {page} {what}")))?;
-                    restored.pages += 1;
-                    restored.entries += table.pages.segment.descriptors.get(page).count as usize;
+        let pages = &mut *self.pages;
+        for page in 0..pages.handed_out {
+            let descriptor = pages.segment.descriptors.get(page);
+            if matches!(descriptor.kind, Kind::Flat | Kind::Zero | Kind::Slotted) {
+                let prove = pages.states[descriptor.state as usize].ways.prove;
+                let proven = prove(&descriptor, pages.segment.page(page));
+                proven.map_err(|what| contradiction(format!("page {page} {what}")))?;
+                restored.entries += descriptor.count as usize;
+            }
+            restored.pages += usize::from(descriptor.kind != Kind::Free);
+        }
+        pages.prove_long_values().map_err(contradiction)?;
+        pages.rebuild_spaces().map_err(contradiction)
+    }
+}
+
+/// Reads a chain into pages that have the part's states, and none of whose pages is in use.
+pub(crate) fn read_chain(pages: &mut Pages, store: &Store, part: &TablePart) -> Result<Restored, RestoreError> {
+    let mut restored = Restored { files: part.files.len(), ..Restored::default() };
+    let mut handed_out = 0;
+    for (at, file) in part.files.iter().enumerate().rev() {
+        restored.bytes_read += read_file(pages, store, file, at as SnapshotNumber + 1, &mut handed_out)?;
+    }
+    for page in 0..handed_out {
+        let seen = pages.segment.drained.get(page);
+        pages.segment.drained.set(page, 0);
+        pages.segment.frozen.set(page, 0);
+        if seen == seen::LINES {
+            let TableConfig { operator, shard, .. } = pages.config.clone();
+            let what = format!("page {page} was never written whole");
+            return Err(RestoreError::Contradiction { operator, shard, what });
+        }
+    }
+    pages.adopt(handed_out);
+    Ok(restored)
+}
+
+/// Reads one file; older ones follow.
+fn read_file(
+    pages: &mut Pages,
+    store: &Store,
+    file: &FileRef,
+    number: SnapshotNumber,
+    handed_out: &mut u32,
+) -> Result<u64, RestoreError> {
+    let path = store.path(&file.name);
+    let read = |source| RestoreError::Read { path: path.clone(), source };
+    let mut opened = open_direct(&path).map_err(read)?;
+    let damaged = |chunk, what: &str| RestoreError::Damaged { path: path.clone(), chunk, what: what.to_owned() };
+    if opened.metadata().map_err(read)?.len() != file.bytes {
+        return Err(damaged(0, "the file is not as long as the manifest says"));
+    }
+    let mut states = Vec::new();
+    let mut buffer = glommio::allocate_dma_buffer_global(CHUNK_BYTES);
+    let (mut bytes, mut crcs, mut records, mut ended) = (0, 0, 0, false);
+    for index in 0.. {
+        let len = CHUNK_BYTES.min((file.bytes - bytes) as usize);
+        if len == 0 {
+            break;
+        }
+        opened.read_exact(&mut buffer.as_bytes_mut()[..len]).map_err(read)?;
+        bytes += len as u64;
+        let chunk = verify(&buffer.as_bytes()[..len], index).map_err(|damage| damaged(index, &damage.to_string()))?;
+        let before = crcs;
+        crcs = crc32c::crc32c_append(crcs, &chunk.crc32c.to_le_bytes());
+        chunk
+            .records(|record| {
+                if ended || (records == 0) != matches!(record, Record::Header { .. }) {
+                    return Err(Trouble::What("a header or footer is not where it belongs"));
                 }
-                seen::LINES => return Err(contradiction(format!("page {page} was never written whole"))),
-                _ => {}
-            }
-        }
-        table.adopt(handed_out, Chain::of_files(chain)).map_err(contradiction)?;
-        Ok((table, restored))
-    }
-
-    /// Reads one file; older ones follow.
-    fn read_file(
-        &mut self,
-        store: &Store,
-        file: &FileRef,
-        number: SnapshotNumber,
-        handed_out: &mut u32,
-    ) -> Result<u64, RestoreError> {
-        let path = store.path(&file.name);
-        let read = |source| RestoreError::Read { path: path.clone(), source };
-        let mut opened = open_direct(&path).map_err(read)?;
-        let damaged = |chunk, what: &str| RestoreError::Damaged { path: path.clone(), chunk, what: what.to_owned() };
-        if opened.metadata().map_err(read)?.len() != file.bytes {
-            return Err(damaged(0, "the file is not as long as the manifest says"));
-        }
-        let geometry = self.pages.geometry;
-        let mut buffer = glommio::allocate_dma_buffer_global(CHUNK_BYTES);
-        let (mut bytes, mut crcs, mut records, mut ended) = (0, 0, 0, false);
-        for index in 0.. {
-            let len = CHUNK_BYTES.min((file.bytes - bytes) as usize);
-            if len == 0 {
-                break;
-            }
-            opened.read_exact(&mut buffer.as_bytes_mut()[..len]).map_err(read)?;
-            bytes += len as u64;
-            let chunk =
-                verify(&buffer.as_bytes()[..len], index).map_err(|damage| damaged(index, &damage.to_string()))?;
-            let before = crcs;
-            crcs = crc32c::crc32c_append(crcs, &chunk.crc32c.to_le_bytes());
-            chunk
-                .records(&geometry, |record| {
-                    if ended || (records == 0) != matches!(record, Record::Header { .. }) {
-                        return Err(Trouble::What("a header or footer is not where it belongs"));
-                    }
-                    match record {
-                        Record::Header { version, text } => self.check_header(&path, version, text)?,
-                        Record::Footer { records: wanted, crcs: wanted_crcs } => {
-                            ended = true;
-                            if (records, before) != (wanted, wanted_crcs) {
-                                return Err(Trouble::What("the footer speaks of other records"));
-                            }
-                        }
-                        Record::Whole { page, descriptor, bitmap, keys, values } => {
-                            self.reach(page, handed_out)?;
-                            self.place_whole(page, descriptor, bitmap, keys, values, number);
-                        }
-                        Record::Lines { page, count, mask, lines } => {
-                            self.reach(page, handed_out)?;
-                            self.place_lines(page, count, mask, lines);
-                        }
-                        Record::Gone { page } => {
-                            self.reach(page, handed_out)?;
-                            if self.pages.segment.drained.get(page) == seen::NOTHING {
-                                self.pages.segment.drained.set(page, seen::GONE);
-                            }
+                match record {
+                    Record::Header { version, text } => states = read_header(pages, &path, version, text)?,
+                    Record::Footer { records: wanted, crcs: wanted_crcs } => {
+                        ended = true;
+                        if (records, before) != (wanted, wanted_crcs) {
+                            return Err(Trouble::What("the footer speaks of other records"));
                         }
                     }
-                    records += 1;
-                    Ok(())
-                })
-                .map_err(|trouble| match trouble {
-                    Trouble::What(what) => damaged(index, what),
-                    Trouble::Damage(damage) => damaged(index, &damage.to_string()),
-                    Trouble::Final(error) => *error,
-                })?;
-        }
-        if !ended || crcs != file.crc32c {
-            return Err(damaged(0, "the file is whole, but not the one that the manifest names"));
-        }
-        Ok(bytes)
+                    Record::Whole { page, descriptor, contents } => {
+                        reach(pages, page, handed_out)?;
+                        let state =
+                            *states.get(descriptor.state as usize).ok_or(Trouble::What("a page is of no state"))?;
+                        place_whole(pages, page, Descriptor { state, ..descriptor }, contents, number)?;
+                    }
+                    Record::Lines { page, count, mask, lines } => {
+                        reach(pages, page, handed_out)?;
+                        place_lines(pages, page, count, mask, lines);
+                    }
+                    Record::Gone { page } => {
+                        reach(pages, page, handed_out)?;
+                        if pages.segment.drained.get(page) == seen::NOTHING {
+                            pages.segment.drained.set(page, seen::GONE);
+                        }
+                    }
+                }
+                records += 1;
+                Ok(())
+            })
+            .map_err(|trouble| match trouble {
+                Trouble::What(what) => damaged(index, what),
+                Trouble::Damage(damage) => damaged(index, &damage.to_string()),
+                Trouble::Final(error) => *error,
+            })?;
     }
+    if !ended || crcs != file.crc32c {
+        return Err(damaged(0, "the file is whole, but not the one that the manifest names"));
+    }
+    Ok(bytes)
+}
 
-    fn check_header(&self, path: &Path, version: u8, text: &[u8]) -> Result<(), Trouble> {
-        let path = path.to_owned();
-        if version != VERSION {
-            return Err(Trouble::Final(Box::new(RestoreError::Version { path, found: version })));
-        }
-        let stored: Header = serde_json::from_slice(text).map_err(|_| Trouble::What("its header cannot be read"))?;
-        let wanted = &self.pages.header;
-        let types = |what, stored: &dyn ToString, wanted: &dyn ToString| {
-            let operator = self.pages.header.operator.clone();
-            let (stored, wanted) = (stored.to_string(), wanted.to_string());
-            Trouble::Final(Box::new(RestoreError::Types { operator, what, stored, wanted }))
+/// The numbers that a file's states have here.
+fn read_header(pages: &Pages, path: &Path, version: u8, text: &[u8]) -> Result<Vec<u16>, Trouble> {
+    if version != VERSION {
+        return Err(Trouble::Final(Box::new(RestoreError::Version { path: path.to_owned(), found: version })));
+    }
+    let stored: Header = serde_json::from_slice(text).map_err(|_| Trouble::What("its header cannot be read"))?;
+    let operator = || pages.config.operator.clone();
+    if stored.operator != pages.config.operator {
+        let (state, what) = ("*".to_owned(), "operator's name".to_owned());
+        let (stored, wanted) = (stored.operator, operator());
+        return Err(Trouble::Final(Box::new(RestoreError::Types {
+            operator: operator(),
+            state,
+            what,
+            stored,
+            wanted,
+        })));
+    }
+    let number_of = |stored: &StatePart| {
+        let known = pages.header.states.iter().position(|known| known.name == stored.name);
+        let Some(number) = known else {
+            return Err(RestoreError::Dropped { operator: operator(), state: stored.name.clone() });
         };
-        if stored.operator != wanted.operator {
-            return Err(types("name", &stored.operator, &wanted.operator));
-        }
-        if stored.key_type != wanted.key_type {
-            return Err(types("key type", &stored.key_type, &wanted.key_type));
-        }
-        if stored.value_type != wanted.value_type {
-            return Err(types("value type", &stored.value_type, &wanted.value_type));
-        }
-        if stored.key_bytes != wanted.key_bytes {
-            return Err(types("key size in bytes", &stored.key_bytes, &wanted.key_bytes));
-        }
-        if stored.value_bytes != wanted.value_bytes {
-            return Err(types("value size in bytes", &stored.value_bytes, &wanted.value_bytes));
-        }
-        Ok(())
-    }
+        differs(&operator(), stored, &pages.header.states[number]).map_or(Ok(number as u16), Err)
+    };
+    stored.states.iter().map(|state| number_of(state).map_err(|error| Trouble::Final(Box::new(error)))).collect()
+}
 
-    /// Makes sure that there can be such a page.
-    fn reach(&mut self, page: u32, handed_out: &mut u32) -> Result<(), Trouble> {
-        if page >= self.pages.segment.pages_max() {
-            return Err(Trouble::Final(Box::new(self.full().into())));
-        }
-        if page >= *handed_out {
-            *handed_out = page + 1;
-            self.pages.segment.grown_to(*handed_out);
-        }
-        Ok(())
+/// How a stored state's types differ from the wanted ones, if they do.
+pub(crate) fn differs(operator: &str, stored: &StatePart, wanted: &StatePart) -> Option<RestoreError> {
+    let types = |what: &str, stored: String, wanted_type: String| RestoreError::Types {
+        operator: operator.to_owned(),
+        state: wanted.name.clone(),
+        what: what.to_owned(),
+        stored,
+        wanted: wanted_type,
+    };
+    if stored.key != wanted.key {
+        return Some(types("key type", stored.key.to_string(), wanted.key.to_string()));
     }
-
-    fn place_whole(&mut self, page: u32, written: Descriptor, bitmap: &[u8], keys: &[u8], values: &[u8], number: u32) {
-        let segment = &mut self.pages.segment;
-        let seen = segment.drained.get(page);
-        if matches!(seen, seen::WHOLE | seen::GONE) {
-            return;
-        }
-        let filled = segment.frozen.get(page);
-        // A newer record of some lines has the newer count; all else is as it was when the page was written whole.
-        let count = if seen == seen::LINES { segment.descriptors.get(page).count } else { written.count };
-        segment.descriptors.set(page, Descriptor { count, next: NO_PAGE, ..written });
-        segment.drained.set(page, seen::WHOLE);
-        segment.base.set(page, number);
-        unpack::<K, V>(segment.page_mut(page), filled, bitmap, keys, values);
+    if stored.value != wanted.value {
+        return Some(types("value type", stored.value.to_string(), wanted.value.to_string()));
     }
+    (stored.layout != wanted.layout)
+        .then(|| types("layout", format!("{:?}", stored.layout), format!("{:?}", wanted.layout)))
+}
 
-    fn place_lines(&mut self, page: u32, count: u16, mask: u64, lines: &[u8]) {
-        let segment = &mut self.pages.segment;
-        let seen = segment.drained.get(page);
-        if matches!(seen, seen::WHOLE | seen::GONE) {
-            return;
+/// Makes sure that there can be such a page.
+fn reach(pages: &mut Pages, page: u32, handed_out: &mut u32) -> Result<(), Trouble> {
+    if page >= pages.segment.pages_max() {
+        return Err(Trouble::Final(Box::new(pages.full().into())));
+    }
+    if page >= *handed_out {
+        *handed_out = page + 1;
+        pages.segment.grown_to(*handed_out);
+    }
+    Ok(())
+}
+
+fn place_whole(
+    pages: &mut Pages,
+    page: u32,
+    written: Descriptor,
+    contents: &[u8],
+    number: SnapshotNumber,
+) -> Result<(), Trouble> {
+    let Pages { states, segment, .. } = pages;
+    let seen = segment.drained.get(page);
+    if matches!(seen, seen::WHOLE | seen::GONE) {
+        return Ok(());
+    }
+    let filled = segment.frozen.get(page);
+    // A newer record of some lines has the newer count; all else is as it was when the page was written whole.
+    let count = if seen == seen::LINES { segment.descriptors.get(page).count } else { written.count };
+    segment.descriptors.set(page, Descriptor { count, next: NO_PAGE, ..written });
+    segment.drained.set(page, seen::WHOLE);
+    segment.base.set(page, number);
+    let state = &states[written.state as usize];
+    let body = segment.page_mut(page);
+    let wrong = Trouble::What("a page's contents are not those of a page");
+    match (written.kind, state.layout) {
+        (Kind::Flat | Kind::Zero, Layout::Flat(geometry)) => {
+            let (bitmap, keys, values) = flat_contents(&geometry, written.count, contents).ok_or(wrong)?;
+            (state.ways.unpack)(&geometry, body, filled, bitmap, keys, values);
+            Ok(())
         }
-        if seen == seen::NOTHING {
-            segment.descriptors.set(page, Descriptor { count, ..Descriptor::default() });
-            segment.drained.set(page, seen::LINES);
+        (Kind::Slotted | Kind::Overflow, Layout::Slotted) if put_back_ends(body, filled, contents) => Ok(()),
+        _ => Err(wrong),
+    }
+}
+
+fn place_lines(pages: &mut Pages, page: u32, count: u16, mask: u64, lines: &[u8]) {
+    let segment = &mut pages.segment;
+    let seen = segment.drained.get(page);
+    if matches!(seen, seen::WHOLE | seen::GONE) {
+        return;
+    }
+    if seen == seen::NOTHING {
+        segment.descriptors.set(page, Descriptor { count, ..Descriptor::default() });
+        segment.drained.set(page, seen::LINES);
+    }
+    let filled = segment.frozen.get(page);
+    segment.frozen.set(page, filled | mask);
+    let body = segment.page_mut(page);
+    for (from, line) in lines.chunks_exact(LINE_BYTES).zip(bits_of(mask)) {
+        if filled >> line & 1 == 0 {
+            body[line * LINE_BYTES..][..LINE_BYTES].copy_from_slice(from);
         }
-        let filled = segment.frozen.get(page);
-        segment.frozen.set(page, filled | mask);
-        let body = segment.page_mut(page);
-        for (from, line) in lines.chunks_exact(LINE_BYTES).zip(bits_of(mask)) {
-            if filled >> line & 1 == 0 {
-                body[line * LINE_BYTES..][..LINE_BYTES].copy_from_slice(from);
+    }
+}
+
+impl Pages {
+    /// The pages lean on the files they were read from.
+    fn chain_restored(&mut self) {
+        for page in 0..self.handed_out {
+            if self.segment.descriptors.get(page).kind != Kind::Free {
+                self.chain.lean(self.segment.base.get(page));
             }
         }
     }
 
-    /// Checks a page's entries before anybody sees them as keys and values.
-    fn prove_page(&self, page: u32) -> Result<(), String> {
-        let geometry = const { Geometry::of::<K, V>() };
-        let descriptor = self.pages.segment.descriptors.get(page);
-        let body = self.pages.segment.page(page);
-        let is_valid = |key_at: usize, value_at: usize| {
-            // SAFETY: the geometry keeps keys and values inside the page and aligned; its bytes are initialised.
-            unsafe { is_valid::<K>(body[key_at..].as_ptr()) && is_valid::<V>(body[value_at..].as_ptr()) }
-        };
-        if descriptor.kind == Kind::Zero {
-            let valid = is_valid(0, geometry.values_at);
-            return if valid { Ok(()) } else { Err("has a value that is not one of its type".to_owned()) };
-        }
-        let mut count = 0;
-        for bucket in 0..geometry.buckets() {
-            let bucket_at = bucket * geometry.bucket_lines * LINE_BYTES;
-            let mut ended = false;
-            for slot in 0..geometry.slots {
-                let key_at = bucket_at + slot * geometry.key_bytes;
-                if is_zero(&body[key_at..key_at + geometry.key_bytes]) {
-                    ended = true;
+    /// Follows every long value through its pages. Proven already: the pages of cells.
+    pub(crate) fn prove_long_values(&self) -> Result<(), String> {
+        let in_use = (0..self.handed_out).map(|page| (page, self.segment.descriptors.get(page)));
+        let overflow = |page: u32| page < self.handed_out && self.segment.descriptors.get(page).kind == Kind::Overflow;
+        let mut owned = vec![false; self.handed_out as usize];
+        let mut pieces = 0;
+        for (page, descriptor) in in_use.clone().filter(|(_, descriptor)| descriptor.kind == Kind::Slotted) {
+            let body = self.segment.page(page);
+            for slot in 0..slotted::len(body) {
+                let cell = slotted::cell(body, slot);
+                if !cell.is_long {
                     continue;
                 }
-                let trouble = if ended {
-                    "has a gap before an entry"
-                } else if !is_valid(key_at, bucket_at + geometry.values_at + slot * geometry.value_bytes) {
-                    "has a key or value that is not one of its type"
-                } else {
-                    // SAFETY: just found valid, and aligned by the geometry.
-                    let hash = unsafe { &*body[key_at..].as_ptr().cast::<K>() }.hash64();
-                    if prefix_of_depth(hash, descriptor.depth) == descriptor.prefix
-                        && leads_to(&geometry, body, hash, bucket)
-                    {
-                        count += 1;
-                        continue;
+                let mut value = rkyv::util::AlignedVec::<16>::new();
+                let mut piece = cell.first_overflow(body);
+                while piece != NO_PAGE {
+                    let of_same = |piece: u32| {
+                        let other = self.segment.descriptors.get(piece);
+                        (other.state, other.namespace) == (descriptor.state, descriptor.namespace)
+                    };
+                    if !overflow(piece) || !of_same(piece) || std::mem::replace(&mut owned[piece as usize], true) {
+                        return Err(format!("page {page} has a long value that leads to page {piece} (slot {slot})"));
                     }
-                    "has a key that its hash does not lead to; was the key's hash64 changed?"
-                };
-                return Err(format!("{trouble} (line {}, slot {slot})", bucket * geometry.bucket_lines));
+                    pieces += 1;
+                    value.extend_from_slice(slotted::overflow(self.segment.page(piece)));
+                    piece = slotted::overflow_next(self.segment.page(piece));
+                }
+                let is_value = self.states[descriptor.state as usize].ways.is_value;
+                if value.len() != cell.value_bytes || !is_value(&value) {
+                    return Err(format!("page {page} has a long value that is not one of its type (slot {slot})"));
+                }
             }
         }
-        if count != descriptor.count as usize {
-            return Err(format!("has {count} entries and should have {}", descriptor.count));
+        match in_use.filter(|(_, descriptor)| descriptor.kind == Kind::Overflow).count() {
+            all if all == pieces => Ok(()),
+            all => Err(format!("{all} pages hold pieces of long values, and {pieces} are led to")),
         }
-        Ok(())
     }
 
     /// Rebuilds the namespaces from the pages' descriptors; `Err` says what contradicts what.
-    fn adopt(&mut self, handed_out: u32, chain: Chain) -> Result<(), String> {
-        self.pages.adopt(handed_out, chain);
-        let mut pages: Vec<(u32, Descriptor)> = (0..handed_out)
-            .map(|page| (page, self.pages.segment.descriptors.get(page)))
-            .filter(|(_, descriptor)| descriptor.kind != Kind::Free)
+    pub(crate) fn rebuild_spaces(&mut self) -> Result<(), String> {
+        let mut pages: Vec<(u32, Descriptor)> = (0..self.handed_out)
+            .map(|page| (page, self.segment.descriptors.get(page)))
+            .filter(|(_, descriptor)| !matches!(descriptor.kind, Kind::Free | Kind::Overflow))
             .collect();
         // Pages that share a prefix follow each other, the full ones first: that is the order in which they are searched.
-        pages.sort_by_key(|&(page, d)| (d.namespace, d.kind, d.prefix, d.depth, std::cmp::Reverse(d.count), page));
-        for space_pages in pages.chunk_by(|(_, one), (_, other)| one.namespace == other.namespace) {
-            let mut space = Space::new(space_pages[0].1.namespace);
+        let order = std::cmp::Reverse::<u16>;
+        pages.sort_by_key(|&(page, d)| (d.state, d.namespace, d.kind, d.prefix, d.depth, order(d.count), page));
+        let same_space =
+            |one: &Descriptor, other: &Descriptor| (one.state, one.namespace) == (other.state, other.namespace);
+        for space_pages in pages.chunk_by(|(_, one), (_, other)| same_space(one, other)) {
+            let Descriptor { state, namespace, .. } = space_pages[0].1;
+            let mut space = Space::new(namespace, self.config.range);
             let mut firsts: Vec<(u32, Descriptor)> = Vec::new();
             let mut last = (NO_PAGE, Descriptor::default());
             for &(page, descriptor) in space_pages {
@@ -351,36 +483,22 @@ impl<K: Key, V: Fixed> Table<K, V> {
                         return Err(format!("page {page} is a second page, or an empty one, of the zero key"));
                     }
                     space.zero = page;
-                } else if (last.1.prefix, last.1.depth) == (descriptor.prefix, descriptor.depth) && last.0 != NO_PAGE {
-                    if last.1.count as usize != const { Self::GEOMETRY }.capacity {
-                        return Err(format!("page {page} follows page {}, which is not full", last.0));
-                    }
-                    self.pages.segment.descriptors.set(last.0, Descriptor { next: page, ..last.1 });
-                    last = (page, descriptor);
+                    continue;
+                }
+                if (last.1.prefix, last.1.depth) == (descriptor.prefix, descriptor.depth) && last.0 != NO_PAGE {
+                    self.segment.descriptors.set(last.0, Descriptor { next: page, ..last.1 });
                 } else {
                     firsts.push((page, descriptor));
-                    last = (page, descriptor);
                 }
+                last = (page, descriptor);
             }
-            space.rebuild(&firsts)?;
-            self.spaces.push(space);
+            if !firsts.is_empty() {
+                space.rebuild(&firsts)?;
+            }
+            self.states[state as usize].spaces.push(space);
         }
         Ok(())
     }
-}
-
-/// Whether a search comes to the bucket: from where the hash says, over full buckets.
-#[inline(always)]
-fn leads_to(geometry: &Geometry, body: &[u8; PAGE_BYTES], hash: u64, bucket: usize) -> bool {
-    let mut on_the_way = geometry.line(hash) / geometry.bucket_lines;
-    while on_the_way != bucket {
-        let last_key_at = geometry.key_at(on_the_way * geometry.slots + geometry.slots - 1);
-        if is_zero(&body[last_key_at..last_key_at + geometry.key_bytes]) {
-            return false;
-        }
-        on_the_way = (on_the_way + 1) % geometry.buckets();
-    }
-    true
 }
 
 /// Opens a file for reads past the page cache, where its file system can: a restore reads each byte once, and half of the

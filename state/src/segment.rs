@@ -68,6 +68,8 @@ pub(crate) struct Descriptor {
     pub(crate) depth: u8,
     /// What the page is for.
     pub(crate) kind: Kind,
+    /// Which of the store's states it belongs to.
+    pub(crate) state: u16,
     /// The page that goes on where this one, unsplittable, is full; [`NO_PAGE`] mostly.
     pub(crate) next: u32,
 }
@@ -86,6 +88,10 @@ pub(crate) enum Kind {
     Flat = 1,
     /// The one value of its namespace whose key's bytes are all zero, which in a flat page would mean an empty slot.
     Zero = 2,
+    /// Keys and values of any size in cells.
+    Slotted = 8,
+    /// A piece of a value that is longer than a page.
+    Overflow = 9,
 }
 
 impl Kind {
@@ -93,6 +99,8 @@ impl Kind {
         match number {
             1 => Some(Kind::Flat),
             2 => Some(Kind::Zero),
+            8 => Some(Kind::Slotted),
+            9 => Some(Kind::Overflow),
             _ => None,
         }
     }

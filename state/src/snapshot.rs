@@ -8,7 +8,7 @@
 //!
 //! | tag        | detail | body                                                                      |
 //! |------------|--------|---------------------------------------------------------------------------|
-//! | 1 flat, 2 zero | depth | namespace 8, prefix 8, bitmap of taken slots, keys, values, padding to 8 |
+//! | 1 flat, 2 zero, 8 slotted, 9 overflow | depth | namespace 8, prefix 8, state 2, zero 2, length 4, contents, padding to 8 |
 //! | 3 lines    | 0      | mask 8, the lines whose bits are set                                      |
 //! | 4 line     | which  | the line                                                                  |
 //! | 5 gone     | 0      | nothing: the page was given up                                            |
@@ -16,7 +16,9 @@
 //! | 7 footer   | 0      | records in the file, crc32c over the chunks' crc32c; last in the last chunk |
 //!
 //! The one-line record is what a scattered update costs: 72 bytes for a dirty line, 16 for the mask where a page has
-//! several. A page written whole leaves out its empty slots, so that a page with many dirty lines is cheaper whole.
+//! several. A page written whole leaves out what of it is empty, so that a page with many dirty lines is cheaper whole:
+//! of a flat page its contents are a bitmap of taken slots, their keys, their values; of the others the used bytes at both
+//! ends.
 //! `docs/formats/snapshot.md` draws every field.
 
 use std::collections::VecDeque;
@@ -26,8 +28,11 @@ use glommio::io::DmaBuffer;
 use serde::{Deserialize, Serialize};
 
 use crate::Epoch;
+use crate::hash::HashRange;
 use crate::page::{Geometry, LINES, Pack, Packed};
 use crate::segment::{Descriptor, Kind, LINE_BYTES, PAGE_BYTES};
+use crate::shape::{Layout, StatePart};
+use crate::slotted;
 
 /// Bytes of a chunk. Direct writes of 256 KiB reach 3.8 GB/s and of 1 MiB 4.2, and one is filled in about 50 µs, a good
 /// slice for one turn of a shard's loop.
@@ -35,7 +40,7 @@ pub const CHUNK_BYTES: usize = 512 << 10;
 /// Files end on whole blocks, as direct I/O wants them.
 pub const BLOCK_BYTES: usize = 4096;
 /// The format's version, in every header.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"MSsn");
 const USED: usize = 4;
@@ -44,6 +49,11 @@ const CRC: usize = INDEX + 4;
 const CHUNK_HEADER_BYTES: usize = CRC + 4;
 
 pub(crate) const RECORD_HEADER_BYTES: usize = 8;
+const NAMESPACE: usize = RECORD_HEADER_BYTES;
+const PREFIX: usize = NAMESPACE + 8;
+const STATE: usize = PREFIX + 8;
+const LENGTH: usize = STATE + 4;
+const WHOLE_HEADER_BYTES: usize = LENGTH + 4;
 const TAG_LINES: u8 = 3;
 const TAG_LINE: u8 = 4;
 const TAG_GONE: u8 = 5;
@@ -98,22 +108,35 @@ impl fmt::Debug for Chunk {
 }
 
 /// What a file says of itself.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Header {
     pub(crate) operator: String,
     pub(crate) shard: u32,
+    pub(crate) range: HashRange,
     pub(crate) epoch: Epoch,
-    pub(crate) key_type: String,
-    pub(crate) value_type: String,
-    pub(crate) key_bytes: usize,
-    pub(crate) value_bytes: usize,
+    pub(crate) states: Vec<StatePart>,
 }
 
 /// Bytes of a page's whole record.
-pub(crate) fn whole_bytes(geometry: &Geometry, count: usize) -> usize {
-    let entries = (count * (geometry.key_bytes + geometry.value_bytes)).next_multiple_of(8);
-    RECORD_HEADER_BYTES + 16 + geometry.bitmap_bytes() + entries
+pub(crate) fn whole_bytes(layout: &Layout, descriptor: &Descriptor, body: &[u8; PAGE_BYTES]) -> usize {
+    WHOLE_HEADER_BYTES + contents_bytes(layout, descriptor, body).next_multiple_of(8)
 }
+
+/// Bytes of what a page's whole record has of the page itself.
+fn contents_bytes(layout: &Layout, descriptor: &Descriptor, body: &[u8; PAGE_BYTES]) -> usize {
+    match (descriptor.kind, layout) {
+        (Kind::Flat | Kind::Zero, Layout::Flat(geometry)) => {
+            geometry.bitmap_bytes() + descriptor.count as usize * (geometry.key_bytes + geometry.value_bytes)
+        }
+        (kind, _) => {
+            let (low_end, high_at) = slotted::extents(kind, body);
+            EXTENTS_BYTES + low_end + PAGE_BYTES - high_at
+        }
+    }
+}
+
+/// Before the used bytes at a page's both ends: where the first end and the second begin, 2 bytes each, and 4 of zero.
+const EXTENTS_BYTES: usize = 8;
 
 /// Bytes of a page's record of these lines.
 pub(crate) fn lines_bytes(mask: u64) -> usize {
@@ -228,43 +251,59 @@ impl Writer {
         }
     }
 
-    /// The whole of a page: what it is, and its taken slots.
+    /// The whole of a page: what it is, and what of it is in use.
     pub(crate) fn whole(
         &mut self,
-        geometry: &Geometry,
+        layout: &Layout,
         pack: Pack,
         page: u32,
         descriptor: &Descriptor,
         body: &[u8; PAGE_BYTES],
     ) {
-        let count = descriptor.count as usize;
         let mut packed = std::mem::take(&mut self.packed).unwrap_or_default();
-        let room = self.room(whole_bytes(geometry, count));
+        let bytes = contents_bytes(layout, descriptor, body);
+        let room = self.room(WHOLE_HEADER_BYTES + bytes.next_multiple_of(8));
         put_header(room, page, descriptor.count, descriptor.kind as u8, descriptor.depth);
-        room[8..16].copy_from_slice(&descriptor.namespace.to_le_bytes());
-        room[16..24].copy_from_slice(&descriptor.prefix.to_le_bytes());
-        let (bitmap, entries) = room[24..].split_at_mut(geometry.bitmap_bytes());
-        let (keys, rest) = entries.split_at_mut(count * geometry.key_bytes);
-        let (values, padding) = rest.split_at_mut(count * geometry.value_bytes);
+        room[NAMESPACE..PREFIX].copy_from_slice(&descriptor.namespace.to_le_bytes());
+        room[PREFIX..STATE].copy_from_slice(&descriptor.prefix.to_le_bytes());
+        room[STATE..LENGTH].copy_from_slice(&u32::from(descriptor.state).to_le_bytes());
+        room[LENGTH..WHOLE_HEADER_BYTES].copy_from_slice(&(bytes as u32).to_le_bytes());
+        let (contents, padding) = room[WHOLE_HEADER_BYTES..].split_at_mut(bytes);
         padding.fill(0);
-        match descriptor.kind {
-            Kind::Flat => {
-                pack(body, &mut packed);
-                assert_eq!(packed.taken(), count, "page {page} holds what its descriptor counts");
-                for (to, word) in bitmap.as_chunks_mut::<8>().0.iter_mut().zip(packed.bitmap) {
-                    *to = word.to_le_bytes();
+        match (descriptor.kind, layout) {
+            (kind @ (Kind::Flat | Kind::Zero), Layout::Flat(geometry)) => {
+                let (bitmap, entries) = contents.split_at_mut(geometry.bitmap_bytes());
+                let (keys, values) = entries.split_at_mut(descriptor.count as usize * geometry.key_bytes);
+                if kind == Kind::Flat {
+                    pack(body, &mut packed);
+                    assert_eq!(
+                        packed.taken(),
+                        descriptor.count as usize,
+                        "page {page} holds what its descriptor counts"
+                    );
+                    for (to, word) in bitmap.as_chunks_mut::<8>().0.iter_mut().zip(packed.bitmap) {
+                        *to = word.to_le_bytes();
+                    }
+                    keys.copy_from_slice(packed.keys());
+                    values.copy_from_slice(packed.values());
+                } else {
+                    // Its key, all zero bytes, does not show in the page.
+                    bitmap.fill(0);
+                    bitmap[0] = 1;
+                    keys.fill(0);
+                    values.copy_from_slice(&body[geometry.values_at..][..geometry.value_bytes]);
                 }
-                keys.copy_from_slice(packed.keys());
-                values.copy_from_slice(packed.values());
             }
-            // Its key, all zero bytes, does not show in the page.
-            Kind::Zero => {
-                bitmap.fill(0);
-                bitmap[0] = 1;
-                keys.fill(0);
-                values.copy_from_slice(&body[geometry.values_at..][..geometry.value_bytes]);
+            (kind @ (Kind::Slotted | Kind::Overflow), _) => {
+                let (low_end, high_at) = slotted::extents(kind, body);
+                contents[..2].copy_from_slice(&(low_end as u16).to_le_bytes());
+                contents[2..4].copy_from_slice(&(high_at as u16).to_le_bytes());
+                contents[4..EXTENTS_BYTES].fill(0);
+                let (low, high) = contents[EXTENTS_BYTES..].split_at_mut(low_end);
+                low.copy_from_slice(&body[..low_end]);
+                high.copy_from_slice(&body[high_at..]);
             }
-            Kind::Free => unreachable!("a free page has no record but that it is gone"),
+            (kind, layout) => unreachable!("a page of kind {kind:?} has no record in a state of {layout:?}"),
         }
         self.packed = Some(packed);
     }
@@ -294,7 +333,7 @@ impl Writer {
 /// One record, borrowed from a chunk that was verified.
 pub(crate) enum Record<'a> {
     Header { version: u8, text: &'a [u8] },
-    Whole { page: u32, descriptor: Descriptor, bitmap: &'a [u8], keys: &'a [u8], values: &'a [u8] },
+    Whole { page: u32, descriptor: Descriptor, contents: &'a [u8] },
     Lines { page: u32, count: u16, mask: u64, lines: &'a [u8] },
     Gone { page: u32 },
     Footer { records: u64, crcs: u32 },
@@ -346,14 +385,10 @@ impl<'a> VerifiedChunk<'a> {
     }
 
     /// Shows every record in turn.
-    pub(crate) fn records<E: From<Damage>>(
-        &self,
-        geometry: &Geometry,
-        mut visit: impl FnMut(Record<'a>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub(crate) fn records<E: From<Damage>>(&self, mut visit: impl FnMut(Record<'a>) -> Result<(), E>) -> Result<(), E> {
         let mut at = CHUNK_HEADER_BYTES;
         while at < self.body.len() {
-            let (record, bytes) = parse(geometry, &self.body[at..]).ok_or(Damage::Record { at })?;
+            let (record, bytes) = parse(&self.body[at..]).ok_or(Damage::Record { at })?;
             visit(record)?;
             at += bytes;
         }
@@ -362,31 +397,25 @@ impl<'a> VerifiedChunk<'a> {
 }
 
 /// The first record of `bytes`, and its length.
-fn parse<'a>(geometry: &Geometry, bytes: &'a [u8]) -> Option<(Record<'a>, usize)> {
+fn parse(bytes: &[u8]) -> Option<(Record<'_>, usize)> {
     let header = bytes.get(..RECORD_HEADER_BYTES)?;
     let (page, count) = (u32_at(header, 0), u16::from_le_bytes([header[4], header[5]]));
     let (tag, detail) = (header[6], header[7]);
     if let Some(kind) = Kind::from_number(tag) {
-        let whole = bytes.get(..whole_bytes(geometry, count as usize))?;
-        let (bitmap, entries) = whole[24..].split_at(geometry.bitmap_bytes());
-        let (keys, rest) = entries.split_at(count as usize * geometry.key_bytes);
-        let values = &rest[..count as usize * geometry.value_bytes];
-        let mut words = bitmap.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
-        let taken: u32 = words.clone().map(u64::count_ones).sum();
-        let behind = words.next_back().unwrap_or(0).checked_shr((geometry.capacity - 1) as u32 % 64 + 1).unwrap_or(0);
-        if taken != u32::from(count) || behind != 0 {
-            return None;
-        }
-        let namespace = u64_at(whole, 8) as i64;
+        let whole = bytes.get(..WHOLE_HEADER_BYTES)?;
+        let length = u32_at(whole, LENGTH) as usize;
+        let end = WHOLE_HEADER_BYTES + length.checked_next_multiple_of(8)?;
+        let contents = &bytes.get(..end)?[WHOLE_HEADER_BYTES..WHOLE_HEADER_BYTES + length];
         let descriptor = Descriptor {
-            namespace,
-            prefix: u64_at(whole, 16),
+            namespace: u64_at(whole, NAMESPACE) as i64,
+            prefix: u64_at(whole, PREFIX),
             count,
             depth: detail,
             kind,
+            state: u16::try_from(u32_at(whole, STATE)).ok()?,
             next: crate::segment::NO_PAGE,
         };
-        return Some((Record::Whole { page, descriptor, bitmap, keys, values }, whole.len()));
+        return Some((Record::Whole { page, descriptor, contents }, end));
     }
     match tag {
         TAG_LINE if (detail as usize) < LINES => {
@@ -413,6 +442,41 @@ fn parse<'a>(geometry: &Geometry, bytes: &'a [u8]) -> Option<(Record<'a>, usize)
         }
         _ => None,
     }
+}
+
+/// The contents of a flat page's record: the bitmap of its taken slots, their keys, their values; none if it has not
+/// what `count` entries need.
+pub(crate) fn flat_contents<'a>(
+    geometry: &Geometry,
+    count: u16,
+    contents: &'a [u8],
+) -> Option<(&'a [u8], &'a [u8], &'a [u8])> {
+    let (bitmap, entries) = contents.split_at_checked(geometry.bitmap_bytes())?;
+    let (keys, values) = entries.split_at_checked(count as usize * geometry.key_bytes)?;
+    let mut words = bitmap.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+    let taken: u32 = words.clone().map(u64::count_ones).sum();
+    let behind = words.next_back().unwrap_or(0).checked_shr((geometry.capacity - 1) as u32 % 64 + 1).unwrap_or(0);
+    let sound = taken == u32::from(count) && behind == 0 && values.len() == count as usize * geometry.value_bytes;
+    sound.then_some((bitmap, keys, values))
+}
+
+/// Puts the contents of another page's record back, but leaves lines alone that `filled` has; false if they are none.
+#[must_use]
+pub(crate) fn put_back_ends(body: &mut [u8; PAGE_BYTES], filled: u64, contents: &[u8]) -> bool {
+    let Some((extents, ends)) = contents.split_first_chunk::<EXTENTS_BYTES>() else { return false };
+    let low_end = u16::from_le_bytes([extents[0], extents[1]]) as usize;
+    let high_at = u16::from_le_bytes([extents[2], extents[3]]) as usize;
+    if low_end > high_at || high_at > PAGE_BYTES || ends.len() != low_end + PAGE_BYTES - high_at {
+        return false;
+    }
+    let mut whole = [0; PAGE_BYTES];
+    whole[..low_end].copy_from_slice(&ends[..low_end]);
+    whole[high_at..].copy_from_slice(&ends[low_end..]);
+    for line in bits_of(!filled) {
+        let at = line * LINE_BYTES;
+        body[at..at + LINE_BYTES].copy_from_slice(&whole[at..at + LINE_BYTES]);
+    }
+    true
 }
 
 /// The numbers of the bits that are set, lowest first.

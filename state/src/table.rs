@@ -8,13 +8,16 @@ use std::marker::PhantomData;
 
 use crate::Epoch;
 use crate::directory::Space;
-use crate::dirty::Pages;
-use crate::fixed::{bytes_of, type_text};
+use crate::fixed::{bytes_of, is_valid, type_text};
 use crate::fold::{AHEAD_FROM_BYTES, Sought};
 use crate::freeze::{Drained, SnapshotSize};
-use crate::page::{Geometry, empty_slots, is_zero, key_in, pack, value_in};
-use crate::segment::{Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES, Segment, physical_memory_bytes};
-use crate::snapshot::{Chunk, FileRef, Header};
+use crate::hash::{HashRange, prefix_of_depth};
+use crate::page::{Geometry, empty_slots, is_zero, key_in, pack, unpack, value_in};
+use crate::page_store::{PageStore, Shared};
+use crate::schema::Schema;
+use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES, physical_memory_bytes};
+use crate::shape::{Layout, LayoutPart, StatePart, Ways};
+use crate::snapshot::{Chunk, FileRef};
 use crate::{Fixed, Key};
 
 /// A part of a table that comes and goes as a whole: a pane's start; 0 where there is none.
@@ -31,12 +34,15 @@ pub struct TableConfig {
     pub shard: u32,
     /// The most bytes of pages the table may use. Address space for so much is reserved, memory is not.
     pub bytes_max: usize,
+    /// The stretch of the hash space that the shard owns.
+    pub range: HashRange,
 }
 
 impl Default for TableConfig {
-    /// No name, shard 0, and the machine's physical memory.
+    /// No name, shard 0, all hashes, and the machine's physical memory.
     fn default() -> Self {
-        TableConfig { operator: String::new(), shard: 0, bytes_max: physical_memory_bytes() }
+        let bytes_max = physical_memory_bytes();
+        TableConfig { operator: String::new(), shard: 0, bytes_max, range: HashRange::ALL }
     }
 }
 
@@ -70,6 +76,26 @@ pub enum StateError {
         shard: u32,
         /// The limit.
         bytes_max: usize,
+    },
+    /// A key is longer than a page can hold.
+    #[error(
+        "operator '{operator}': a key of {bytes} bytes is too long for its state, which takes {bytes_max}: key by a hash of it"
+    )]
+    Key {
+        /// Whose state.
+        operator: String,
+        /// The key's length.
+        bytes: usize,
+        /// The most there may be.
+        bytes_max: usize,
+    },
+    /// A value's own serialisation failed.
+    #[error("operator '{operator}': a value cannot be kept, its serialisation failed: {what}")]
+    Value {
+        /// Whose state.
+        operator: String,
+        /// What it said.
+        what: String,
     },
 }
 
@@ -113,57 +139,74 @@ pub struct ScanCursor {
 /// [`take_chunk`](Table::take_chunk) to the snapshot's file in order; then [`chain`](Table::chain) for the manifest, and
 /// when that is published [`confirm`](Table::confirm). Where any of it fails, [`abort`](Table::abort).
 pub struct Table<K, V> {
-    pub(crate) pages: Pages,
-    // Ascending by namespace.
-    pub(crate) spaces: Vec<Space>,
-    pub(crate) config: TableConfig,
-    /// Entries of the namespace that was dropped last: what the next new one may expect.
-    expected: usize,
+    pub(crate) pages: Shared,
+    pub(crate) state: u16,
     _entries: PhantomData<(K, V)>,
+}
+
+impl PageStore {
+    /// Adds a state of fixed-size keys and values.
+    ///
+    /// # Panics
+    /// If the store has a state of that name.
+    #[must_use]
+    pub fn table<K: Key, V: Fixed>(&self, name: &str) -> Table<K, V> {
+        let key = Schema::of_type_text(&type_text::<K>(), size_of::<K>(), align_of::<K>());
+        let value = Schema::of_type_text(&type_text::<V>(), size_of::<V>(), align_of::<V>());
+        self.table_as(name, key, value)
+    }
+
+    /// As [`table`](PageStore::table), with what checkpoints shall say of the types.
+    #[must_use]
+    pub fn table_as<K: Key, V: Fixed>(&self, name: &str, key: Schema, value: Schema) -> Table<K, V> {
+        let (key_bytes, value_bytes, value_align) = (size_of::<K>(), size_of::<V>(), align_of::<V>());
+        let layout = Layout::Flat(const { Table::<K, V>::GEOMETRY });
+        let ways = Ways {
+            pack: pack::<K, V>,
+            unpack: unpack::<K, V>,
+            prove: prove::<K, V>,
+            is_key: is_valid_at_any_place::<K>,
+            is_value: is_valid_at_any_place::<V>,
+            // SAFETY: called with the bytes of keys that were proven; they are copied to where a key may lie.
+            hash: |key| unsafe { key.as_ptr().cast::<K>().read_unaligned() }.hash64(),
+            insert: insert::<K, V>,
+        };
+        let part = StatePart::new(name, key, value, LayoutPart::Flat { key_bytes, value_bytes, value_align });
+        let state = self.declare(part, layout, ways);
+        Table { pages: self.pages.clone(), state, _entries: PhantomData }
+    }
 }
 
 impl<K: Key, V: Fixed> Table<K, V> {
     pub(crate) const GEOMETRY: Geometry = Geometry::of::<K, V>();
 
-    /// An empty table. It uses a few kilobytes until something is put in.
+    /// An empty table in a store of its own. It uses a few kilobytes until something is put in.
+    ///
+    /// # Errors
+    /// When the address space cannot be reserved.
     pub fn new(config: TableConfig) -> Result<Self, StateError> {
-        let segment = Segment::reserve(config.bytes_max).map_err(|source| StateError::Reserve {
-            operator: config.operator.clone(),
-            shard: config.shard,
-            bytes_max: config.bytes_max,
-            source,
-        })?;
-        let header = Header {
-            operator: config.operator.clone(),
-            shard: config.shard,
-            epoch: Epoch(0),
-            key_type: type_text::<K>(),
-            value_type: type_text::<V>(),
-            key_bytes: size_of::<K>(),
-            value_bytes: size_of::<V>(),
-        };
-        let pages = Pages::new(const { Self::GEOMETRY }, pack::<K, V>, segment, header);
-        Ok(Table { pages, spaces: Vec::new(), config, expected: 0, _entries: PhantomData })
+        Ok(PageStore::new(config)?.table(ONLY_STATE))
+    }
+
+    /// The store it is a state of.
+    #[must_use]
+    pub fn store(&self) -> PageStore {
+        PageStore { pages: self.pages.clone() }
     }
 
     pub(crate) fn full(&self) -> StateError {
-        let TableConfig { operator, shard, bytes_max } = self.config.clone();
-        StateError::Full { operator, shard, bytes_max }
+        self.pages.full()
     }
 
     /// The namespace's place in the list, with a first page.
     pub(crate) fn space_for(&mut self, namespace: Namespace) -> Result<usize, StateError> {
-        let at = match self.spaces.binary_search_by_key(&namespace.0, |space| space.namespace) {
-            Ok(at) => at,
-            Err(at) => {
-                self.spaces.insert(at, Space::new(namespace.0));
-                at
-            }
-        };
+        let state = self.state;
+        let at = self.pages.space_at(state, namespace.0);
         // The loops read what the directory leads to without asking whether it leads anywhere.
-        if self.spaces[at].directory()[0] == NO_PAGE {
-            let page = self.pages.hand_out(namespace.0, 0, 0, Kind::Flat).ok_or_else(|| self.full())?;
-            self.spaces[at].start_with(page);
+        if self.pages.space(state, at).directory()[0] == NO_PAGE {
+            let (prefix, depth) = self.pages.config.range.prefix();
+            let page = self.pages.hand_out(state, namespace.0, prefix, depth, Kind::Flat).ok_or_else(|| self.full())?;
+            self.pages.space_mut(state, at).start_with(page);
             self.prepare(at);
         }
         Ok(at)
@@ -175,12 +218,13 @@ impl<K: Key, V: Fixed> Table<K, V> {
     fn prepare(&mut self, at: usize) {
         // A fifth less than full: where hashes are uneven, few pages split after all.
         let Geometry { split_at, near_split_at, .. } = const { Self::GEOMETRY };
-        let pages_at = |split_at| self.expected * 5 / 4 / split_at;
+        let expected = self.pages.states[self.state as usize].expected;
+        let pages_at = |split_at| expected * 5 / 4 / split_at;
         let near = pages_at(near_split_at).min(AHEAD_FROM_BYTES / PAGE_BYTES);
         let pages = near.max(pages_at(split_at));
         let depth = if pages < 2 { 0 } else { pages.min(PREPARED_PAGES_MAX).next_power_of_two().ilog2() };
         for _ in 0..depth {
-            for page in self.spaces[at].pages.clone() {
+            for page in self.pages.space(self.state, at).pages.clone() {
                 // A table without room for them says so when it is needed.
                 if self.split(at, page).is_err() {
                     return;
@@ -189,37 +233,67 @@ impl<K: Key, V: Fixed> Table<K, V> {
         }
     }
 
-    fn space(&self, namespace: Namespace) -> Option<&Space> {
-        let at = self.spaces.binary_search_by_key(&namespace.0, |space| space.namespace).ok()?;
-        Some(&self.spaces[at])
+    pub(crate) fn space(&self, namespace: Namespace) -> Option<&Space> {
+        let at = self.pages.find_space(self.state, namespace.0)?;
+        Some(self.pages.space(self.state, at))
+    }
+
+    /// The page, line and slot of a key's entry.
+    fn find(&self, namespace: Namespace, key: &K) -> Option<(u32, usize, usize)> {
+        let space = self.space(namespace)?;
+        if is_zero(bytes_of(key)) {
+            return (space.zero != NO_PAGE).then_some((space.zero, 0, 0));
+        }
+        let hash = key.hash64();
+        let mut page = space.page_of(hash);
+        while page != NO_PAGE {
+            match self.seek(page, key, hash) {
+                Sought::Found { line, slot } => return Some((page, line, slot)),
+                // A page with a successor may have been full once and be so no more.
+                Sought::Empty { .. } | Sought::Full => page = self.pages.segment.descriptors.get(page).next,
+            }
+        }
+        None
     }
 
     /// A copy of the value of a key.
     #[must_use]
     pub fn get(&self, namespace: Namespace, key: &K) -> Option<V> {
-        let space = self.space(namespace)?;
-        let (page, line, slot) = if is_zero(bytes_of(key)) {
-            (space.zero, 0, 0)
-        } else {
-            let hash = key.hash64();
-            let mut page = space.page_of(hash);
-            loop {
-                if page == NO_PAGE {
-                    return None;
-                }
-                match self.seek(page, key, hash) {
-                    Sought::Found { line, slot } => break (page, line, slot),
-                    Sought::Empty { .. } => return None,
-                    Sought::Full => page = self.pages.segment.descriptors.get(page).next,
-                }
-            }
-        };
-        if page == NO_PAGE {
-            return None;
-        }
+        self.get_ref(namespace, key).copied()
+    }
+
+    /// The value of a key, where it lies.
+    #[must_use]
+    pub fn get_ref(&self, namespace: Namespace, key: &K) -> Option<&V> {
+        let (page, line, slot) = self.find(namespace, key)?;
         let bucket = self.pages.segment.page(page)[line * LINE_BYTES..].as_ptr().cast_mut();
-        // SAFETY: a taken slot holds a valid value, aligned by the geometry, and is only read.
-        Some(unsafe { *value_in::<K, V>(bucket, slot) })
+        // SAFETY: a taken slot holds a valid value, aligned by the geometry; it is of this table's pages, and nobody
+        // writes to those while the table is borrowed.
+        Some(unsafe { &*value_in::<K, V>(bucket, slot) })
+    }
+
+    /// Changes the value of a key in place, putting `init()` there first if there is none.
+    ///
+    /// # Errors
+    /// When the store is full.
+    pub fn update<R>(
+        &mut self,
+        namespace: Namespace,
+        key: &K,
+        init: impl Fn() -> V,
+        change: impl FnOnce(&mut V) -> R,
+    ) -> Result<R, StateError> {
+        let (mut change, mut changed) = (Some(change), None);
+        self.fold(namespace, 1, |_| *key, init, |value, _| changed = change.take().map(|change| change(value)))?;
+        Ok(changed.expect("one row is applied once"))
+    }
+
+    /// Takes an entry out, and returns its value if there was one.
+    pub fn remove(&mut self, namespace: Namespace, key: &K) -> Option<V> {
+        let value = self.get(namespace, key)?;
+        let (page, line, slot) = self.find(namespace, key)?;
+        self.take_out(namespace, page, line, slot);
+        Some(value)
     }
 
     /// Shows every entry of a namespace, in the order of its pages in memory.
@@ -243,6 +317,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
             cursor.pages.sort_unstable();
         }
         assert_eq!(cursor.pages.len(), space.pages.len(), "the namespace was changed between two slices of a scan");
+        // From here on the store is not looked into but page by page: `visit` may well use another state of it.
         let mut rows = 0;
         while let Some(&page) = cursor.pages.get(cursor.at) {
             if rows >= rows_max {
@@ -282,19 +357,13 @@ impl<K: Key, V: Fixed> Table<K, V> {
 
     /// Forgets a namespace: its pages are free at once, and the next snapshot says so. No work per key.
     pub fn drop_namespace(&mut self, namespace: Namespace) {
-        if let Ok(at) = self.spaces.binary_search_by_key(&namespace.0, |space| space.namespace) {
-            let space = self.spaces.remove(at);
-            self.expected = space.len;
-            // Last in, first out: the next namespace gets them in ascending order.
-            for page in space.pages.into_iter().rev() {
-                self.pages.give_up(page);
-            }
-        }
+        let state = self.state;
+        self.pages.drop_namespace(state, namespace.0);
     }
 
     /// The namespaces there are, ascending.
     pub fn namespaces(&self) -> impl Iterator<Item = Namespace> {
-        self.spaces.iter().map(|space| Namespace(space.namespace))
+        self.pages.states[self.state as usize].spaces.iter().map(|space| Namespace(space.namespace))
     }
 
     /// Entries of a namespace.
@@ -306,10 +375,10 @@ impl<K: Key, V: Fixed> Table<K, V> {
     /// Whether there is no namespace at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.spaces.is_empty()
+        self.pages.states[self.state as usize].spaces.is_empty()
     }
 
-    /// How much memory the table uses.
+    /// How much memory the table's store uses.
     #[must_use]
     pub fn bytes(&self) -> TableBytes {
         TableBytes {
@@ -368,4 +437,93 @@ impl<K: Key, V: Fixed> Table<K, V> {
     pub fn abort(&mut self) {
         self.pages.abort();
     }
+}
+
+/// What the one state of a table with a store of its own is called.
+pub(crate) const ONLY_STATE: &str = "entries";
+
+/// Checks a page's entries before anybody sees them as keys and values.
+fn prove<K: Key, V: Fixed>(descriptor: &Descriptor, body: &[u8; PAGE_BYTES]) -> Result<(), String> {
+    let geometry = const { Geometry::of::<K, V>() };
+    let is_valid = |key_at: usize, value_at: usize| {
+        // SAFETY: the geometry keeps keys and values inside the page and aligned; its bytes are initialised.
+        unsafe { is_valid::<K>(body[key_at..].as_ptr()) && is_valid::<V>(body[value_at..].as_ptr()) }
+    };
+    if descriptor.kind == Kind::Zero {
+        let valid = is_valid(0, geometry.values_at);
+        return if valid { Ok(()) } else { Err("has a value that is not one of its type".to_owned()) };
+    }
+    let mut count = 0;
+    for bucket in 0..geometry.buckets() {
+        let bucket_at = bucket * geometry.bucket_lines * LINE_BYTES;
+        let mut ended = false;
+        for slot in 0..geometry.slots {
+            let key_at = bucket_at + slot * geometry.key_bytes;
+            if is_zero(&body[key_at..key_at + geometry.key_bytes]) {
+                ended = true;
+                continue;
+            }
+            let trouble = if ended {
+                "has a gap before an entry"
+            } else if !is_valid(key_at, bucket_at + geometry.values_at + slot * geometry.value_bytes) {
+                "has a key or value that is not one of its type"
+            } else {
+                // SAFETY: just found valid, and aligned by the geometry.
+                let hash = unsafe { &*body[key_at..].as_ptr().cast::<K>() }.hash64();
+                if prefix_of_depth(hash, descriptor.depth) == descriptor.prefix
+                    && leads_to(&geometry, body, hash, bucket)
+                {
+                    count += 1;
+                    continue;
+                }
+                "has a key that its hash does not lead to; was the key's hash64 changed?"
+            };
+            return Err(format!("{trouble} (line {}, slot {slot})", bucket * geometry.bucket_lines));
+        }
+    }
+    if count != descriptor.count as usize {
+        return Err(format!("has {count} entries and should have {}", descriptor.count));
+    }
+    Ok(())
+}
+
+/// Whether a search comes to the bucket: from where the hash says, over full buckets.
+#[inline(always)]
+fn leads_to(geometry: &Geometry, body: &[u8; PAGE_BYTES], hash: u64, bucket: usize) -> bool {
+    let mut on_the_way = geometry.line(hash) / geometry.bucket_lines;
+    while on_the_way != bucket {
+        let last_key_at = geometry.key_at(on_the_way * geometry.slots + geometry.slots - 1);
+        if is_zero(&body[last_key_at..last_key_at + geometry.key_bytes]) {
+            return false;
+        }
+        on_the_way = (on_the_way + 1) % geometry.buckets();
+    }
+    true
+}
+
+/// Whether bytes that lie anywhere are a `T`.
+fn is_valid_at_any_place<T: Fixed>(bytes: &[u8]) -> bool {
+    if bytes.len() != size_of::<T>() {
+        return false;
+    }
+    let mut aligned = rkyv::util::AlignedVec::<64>::new();
+    aligned.extend_from_slice(bytes);
+    // SAFETY: as long as a `T`, whose alignment is 64 at most.
+    bytes.is_empty() || unsafe { is_valid::<T>(aligned.as_ptr()) }
+}
+
+fn insert<K: Key, V: Fixed>(
+    store: &PageStore,
+    state: u16,
+    namespace: i64,
+    key: &[u8],
+    value: &[u8],
+    _expires_ms: i64,
+) -> Result<(), StateError> {
+    assert!(key.len() == size_of::<K>() && value.len() == size_of::<V>(), "an entry of this state's types");
+    let mut table = Table::<K, V> { pages: store.pages.clone(), state, _entries: PhantomData };
+    // SAFETY: as long as a `K` and a `V`, and the caller has proven them.
+    let (key, value) =
+        unsafe { (key.as_ptr().cast::<K>().read_unaligned(), value.as_ptr().cast::<V>().read_unaligned()) };
+    table.update(Namespace(namespace), &key, || value, |kept| *kept = value)
 }

@@ -27,7 +27,7 @@ impl Taken {
 
 impl Bounded {
     fn new(below: u64) -> Bounded {
-        let config = TableConfig { operator: "bounded".into(), shard: 0, bytes_max: 1 << 30 };
+        let config = TableConfig { operator: "bounded".into(), shard: 0, bytes_max: 1 << 30, ..TableConfig::default() };
         let table = Table::new(config).expect("a gigabyte of address space");
         let mut bounded = Bounded { table, epoch: 0, random: 88_172_645_463_325_252, below };
         let keys: Vec<u64> = (1..=below).collect();

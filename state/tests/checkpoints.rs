@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use glommio::{LocalExecutorBuilder, Placement};
 use millstream_state::{
-    DiskFault, DiskOperation, Drained, Epoch, FORMAT_VERSION, FileRef, Manifest, Namespace, OperatorPart, Part,
-    RestoreError, SnapshotFile, Store, StoreError, Table, TableConfig, TablePart, type_text,
+    DiskFault, DiskOperation, Drained, Epoch, FORMAT_VERSION, FileRef, HashRange, Manifest, Namespace, OperatorPart,
+    Part, RestoreError, SnapshotFile, Store, StoreError, Table, TableConfig, TablePart,
 };
 
 const NS: Namespace = Namespace(-60_000);
@@ -23,7 +23,7 @@ fn on_a_shard<T: 'static>(work: impl std::future::Future<Output = T> + 'static) 
 }
 
 fn config() -> TableConfig {
-    TableConfig { operator: "clicks".into(), shard: 1, bytes_max: 64 << 20 }
+    TableConfig { operator: "clicks".into(), shard: 1, bytes_max: 64 << 20, ..TableConfig::default() }
 }
 
 fn add(table: &mut Table<u64, u64>, keys: std::ops::Range<u64>) {
@@ -32,8 +32,7 @@ fn add(table: &mut Table<u64, u64>, keys: std::ops::Range<u64>) {
 }
 
 fn manifest(epoch: u64, files: Vec<FileRef>) -> Manifest {
-    let (key_type, value_type) = (type_text::<u64>(), type_text::<u64>());
-    let table = TablePart { name: "count".into(), key_type, value_type, files };
+    let table = TablePart { name: "count".into(), range: HashRange::ALL, states: Vec::new(), files };
     let operator = OperatorPart {
         uid: "clicks".into(),
         blob: serde_json::Value::Null,

@@ -19,6 +19,13 @@ enum Step {
         keys: u32,
         stride: u32,
     },
+    /// The same keys, taken out.
+    Remove {
+        namespace: i64,
+        first: u32,
+        keys: u32,
+        stride: u32,
+    },
     Drop {
         namespace: i64,
     },
@@ -45,9 +52,16 @@ fn steps(length: usize) -> impl Strategy<Value = Vec<Step>> {
         keys,
         stride: 1,
     });
+    let remove = (0i64..4, 0u32..6000, 1u32..900, 1u32..5).prop_map(|(namespace, first, keys, stride)| Step::Remove {
+        namespace: namespace * 10_000,
+        first,
+        keys,
+        stride,
+    });
     let step = prop_oneof![
         4 => fold,
         8 => few,
+        3 => remove,
         1 => (0i64..4).prop_map(|namespace| Step::Drop { namespace: namespace * 10_000 }),
         5 => Just(Step::Freeze),
         6 => prop_oneof![1usize..200, 1000usize..100_000].prop_map(|bytes| Step::Drain { bytes }),
@@ -90,7 +104,7 @@ struct Crowded(u64);
 
 impl Key for Crowded {
     fn hash64(&self) -> u64 {
-        (self.0 & 1) << 51 | (self.0 & 1)
+        (self.0 & 1) << 63 | (self.0 & 1)
     }
 }
 
@@ -114,7 +128,7 @@ struct World<K: Key> {
 }
 
 fn config() -> TableConfig {
-    TableConfig { operator: "model".into(), shard: 3, bytes_max: 256 << 20 }
+    TableConfig { operator: "model".into(), shard: 3, bytes_max: 256 << 20, ..TableConfig::default() }
 }
 
 impl<K: Numbered> World<K> {
@@ -148,6 +162,14 @@ impl<K: Numbered> World<K> {
                 let model = self.now.entry(namespace).or_default();
                 for (row, key) in keys.iter().enumerate() {
                     add(model.entry(*key).or_insert(7), row);
+                }
+            }
+            Step::Remove { namespace, first, keys, stride } => {
+                for number in (0..keys).map(|i| first + i * stride) {
+                    let key = K::numbered(number);
+                    let expected = self.now.get_mut(&namespace).and_then(|entries| entries.remove(&key));
+                    assert_eq!(self.table.remove(Namespace(namespace), &key), expected);
+                    assert_eq!(self.table.get(Namespace(namespace), &key), None);
                 }
             }
             Step::Drop { namespace } => {

@@ -12,52 +12,17 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use millstream_state::{
-    Chunk, Drained, Epoch, FileRef, Fixed, Key, OperatorPart, Part, SnapshotFile, Store, StoreError, Table, TablePart,
-    type_text,
+    Chunk, Drained, Epoch, FileRef, OperatorPart, PageStore, Part, SnapshotFile, Store, StoreError, TablePart,
 };
 
 use super::Barrier;
 use crate::job::graph::{NodeId, Plan};
 use crate::road::sink::{Committable, SinkError, SinkFuture};
 use crate::run::io::{IoRoom, Slot};
-use crate::run::task::{SnapshotTable, StateVisitor, Task};
+use crate::run::task::{StateVisitor, Task};
 
 /// Full chunks that may wait for the disk before draining pauses: beyond that the snapshot would grow in memory.
 const CHUNKS_WAITING_MAX: usize = 4;
-
-impl<K: Key, V: Fixed> SnapshotTable for Table<K, V> {
-    fn freeze(&mut self, epoch: Epoch) {
-        Table::freeze(self, epoch);
-    }
-
-    fn drain(&mut self, bytes_max: usize) -> bool {
-        Table::drain(self, bytes_max) == Drained::Done
-    }
-
-    fn take_chunk(&mut self) -> Option<Chunk> {
-        Table::take_chunk(self)
-    }
-
-    fn give_back(&mut self, chunk: Chunk) {
-        Table::give_back(self, chunk);
-    }
-
-    fn chain(&self, newest: Option<&FileRef>) -> Vec<FileRef> {
-        Table::chain(self, newest)
-    }
-
-    fn confirm(&mut self, file: Option<FileRef>) {
-        Table::confirm(self, file);
-    }
-
-    fn abort(&mut self) {
-        Table::abort(self);
-    }
-
-    fn types(&self) -> (String, String) {
-        (type_text::<K>(), type_text::<V>())
-    }
-}
 
 /// An epoch whose barrier is on this shard's roads.
 pub(crate) struct OpenEpoch {
@@ -97,9 +62,9 @@ impl OpenEpoch {
         assert!(twice.is_none(), "an operator meets a barrier once");
     }
 
-    pub(crate) fn freeze(&mut self, node: NodeId, table: &mut dyn SnapshotTable, epoch: Epoch) {
+    pub(crate) fn freeze(&mut self, node: NodeId, keyed: &mut PageStore, epoch: Epoch) {
         let Some(store) = &self.io.store else { return };
-        table.freeze(epoch);
+        keyed.freeze(epoch);
         let stem = format!("epoch-{:010}-shard-{:04}-operator-{}", epoch.0, self.io.shard, node.0);
         self.uploads.insert(node, Upload::start(&self.io, store.clone(), stem));
     }
@@ -186,16 +151,16 @@ struct DrainVisitor<'a> {
 }
 
 impl StateVisitor for DrainVisitor<'_> {
-    fn table(&mut self, node: NodeId, table: &mut dyn SnapshotTable) {
+    fn keyed(&mut self, node: NodeId, keyed: &mut PageStore) {
         let Some(upload) = self.uploads.get_mut(&node) else { return };
         while let Some(chunk) = upload.queue.written.borrow_mut().pop() {
-            table.give_back(chunk);
+            keyed.give_back(chunk);
         }
         if upload.drained || self.moved || upload.queue.waiting.borrow().len() >= CHUNKS_WAITING_MAX {
             return;
         }
-        upload.drained = table.drain(self.bytes_max);
-        while let Some(chunk) = table.take_chunk() {
+        upload.drained = keyed.drain(self.bytes_max) == Drained::Done;
+        while let Some(chunk) = keyed.take_chunk() {
             upload.queue.push(chunk);
         }
         if upload.drained {
@@ -211,11 +176,10 @@ struct ChainVisitor<'a> {
 }
 
 impl StateVisitor for ChainVisitor<'_> {
-    fn table(&mut self, node: NodeId, table: &mut dyn SnapshotTable) {
+    fn keyed(&mut self, node: NodeId, keyed: &mut PageStore) {
         let Some(file) = self.files.get(&node) else { return };
-        let (key_type, value_type) = table.types();
-        let files = table.chain(file.as_ref());
-        self.chains.insert(node, TablePart { name: "panes".into(), key_type, value_type, files });
+        let (range, states, files) = (keyed.range(), keyed.parts(), keyed.chain(file.as_ref()));
+        self.chains.insert(node, TablePart { name: "keyed".into(), range, states, files });
     }
 }
 
@@ -226,14 +190,14 @@ pub(crate) enum Verdict<'a> {
 }
 
 impl StateVisitor for Verdict<'_> {
-    fn table(&mut self, node: NodeId, table: &mut dyn SnapshotTable) {
+    fn keyed(&mut self, node: NodeId, keyed: &mut PageStore) {
         match self {
             Verdict::Confirm(files) => {
                 if let Some(file) = files.get(&node) {
-                    table.confirm(file.clone());
+                    keyed.confirm(file.clone());
                 }
             }
-            Verdict::Abort => table.abort(),
+            Verdict::Abort => keyed.abort(),
         }
     }
 }

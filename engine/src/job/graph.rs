@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use millstream_network::{Receiver, Sender};
-use millstream_state::{Manifest, OperatorPart, Store};
+use millstream_state::{HashRange, Manifest, OperatorPart, PageStore, Store, TableConfig, TablePart};
 
 use super::config::Config;
 use crate::road::sink::Guarantee;
@@ -178,10 +178,44 @@ impl Graph {
 }
 
 impl Site {
-    /// What the restored checkpoint holds for an operator on this shard.
-    pub(crate) fn restored(&self, uid: &str) -> Option<&OperatorPart> {
-        let manifest = self.restored.as_deref()?;
-        let part = manifest.parts.iter().find(|part| part.shard == self.shard)?;
-        part.operators.iter().find(|operator| operator.uid == uid)
+    /// What the restored checkpoint holds for an operator, of every shard that took it.
+    pub(crate) fn restored(&self, uid: &str) -> Vec<&OperatorPart> {
+        let parts = self.restored.iter().flat_map(|manifest| &manifest.parts);
+        parts.flat_map(|part| &part.operators).filter(|operator| operator.uid == uid).collect()
+    }
+
+    /// An operator's pages on this shard, still empty, and what is to be restored into them once its states are declared.
+    pub(crate) fn keyed_state(&self, uid: &str) -> Result<(PageStore, Vec<&OperatorPart>), JobError> {
+        let range = HashRange::of_shard(self.shard, self.config.shards);
+        let config = TableConfig { operator: uid.to_string(), shard: self.shard, range, ..TableConfig::default() };
+        let keyed =
+            PageStore::new(config).map_err(|error| JobError::Unusable(format!("operator \"{uid}\": {error}")))?;
+        Ok((keyed, self.restored(uid)))
+    }
+
+    /// Fills an operator's pages with what the checkpoint has for this shard's share of the keys.
+    pub(crate) fn restore_keyed(
+        &self,
+        uid: &str,
+        keyed: &mut PageStore,
+        parts: &[&OperatorPart],
+    ) -> Result<(), JobError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        let ours = |part: &&TablePart| part.range.meets(keyed.range());
+        let tables: Vec<TablePart> = parts.iter().flat_map(|part| &part.tables).filter(ours).cloned().collect();
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let restored = keyed.restore(store, &tables);
+        let restored = restored.map_err(|error| JobError::Unusable(format!("operator \"{uid}\": {error}")))?;
+        tracing::info!(
+            operator = uid,
+            shard = self.shard,
+            bytes = restored.bytes_read,
+            pages = restored.pages,
+            entries = restored.entries,
+            "state restored"
+        );
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::any::type_name;
 use std::rc::Rc;
 
-use millstream_state::{Fixed, Key, Table, TableConfig};
+use millstream_state::{Fixed, Key, Table};
 
 use super::flow::Flow;
 use super::graph::{Graph, NodeId, Site};
@@ -144,19 +144,14 @@ where
 /// An operator's table and watermark: fresh, or from the checkpoint.
 fn restore<K: Key, V: Fixed>(site: &Site, uid: &str) -> Result<(Table<K, V>, Timestamp), JobError> {
     let unusable = |error: &dyn std::fmt::Display| JobError::Unusable(format!("operator \"{uid}\": {error}"));
-    let config = TableConfig { operator: uid.to_string(), shard: site.shard, ..TableConfig::default() };
-    let (Some(part), Some(store)) = (site.restored(uid), &site.store) else {
-        return Ok((Table::new(config).map_err(|error| unusable(&error))?, Timestamp::MIN));
-    };
-    let watermark = serde_json::from_value(part.blob["watermark"].clone()).map_err(|error| unusable(&error))?;
-    let files = part.tables.first().map_or(&[][..], |table| &table.files[..]);
-    let (table, restored) = Table::restore(config, store, files).map_err(|error| unusable(&error))?;
-    tracing::info!(
-        operator = uid,
-        shard = site.shard,
-        bytes = restored.bytes_read,
-        pages = restored.pages,
-        "state restored"
-    );
-    Ok((table, watermark))
+    let (mut keyed, parts) = site.keyed_state(uid)?;
+    let table = keyed.table("panes");
+    let mut watermark: Option<Timestamp> = None;
+    for part in &parts {
+        let of_part = serde_json::from_value(part.blob["watermark"].clone()).map_err(|error| unusable(&error))?;
+        // A barrier finds the same watermark on every shard; if not, the earlier one promises less.
+        watermark = Some(watermark.map_or(of_part, |earlier| earlier.min(of_part)));
+    }
+    site.restore_keyed(uid, &mut keyed, &parts)?;
+    Ok((table, watermark.unwrap_or(Timestamp::MIN)))
 }

@@ -39,7 +39,8 @@ impl<S: Source> Chain for Read<S> {
             let uid = plan.uid(node);
             let unusable = |error| JobError::Unusable(format!("source \"{uid}\": {error}"));
             let mut splits = source.open(site.shard, site.config.shards).map_err(unusable)?;
-            if let Some(part) = site.restored(&uid) {
+            // A split may have been another shard's when the checkpoint was taken: its position is filed under its name.
+            for part in site.restored(&uid) {
                 let positions: BTreeMap<String, u64> =
                     serde_json::from_value(part.blob["positions"].clone()).map_err(|error| {
                         JobError::Mismatch(format!(

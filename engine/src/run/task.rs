@@ -2,15 +2,14 @@
 
 use std::cell::Cell;
 
-use millstream_state::{Chunk, Epoch, FileRef};
-use serde_json::json;
+use millstream_state::PageStore;
 
 use super::fault::Fault;
 use crate::epoch::Barrier;
 use crate::epoch::snapshot::OpenEpoch;
 use crate::job::graph::NodeId;
 use crate::road::sink::{Committable, SinkFuture};
-use crate::time::{BatchClock, Timestamp};
+use crate::time::BatchClock;
 
 /// Whether a step got anywhere; the loop above decides when to sleep.
 #[must_use]
@@ -117,18 +116,11 @@ impl<'a> Cx<'a> {
         self.epoch.as_deref_mut().expect("a barrier travels only while its epoch is open")
     }
 
-    /// Freezes an operator's table at the barrier and files its small state.
-    pub(crate) fn freeze(
-        &mut self,
-        node: NodeId,
-        table: &mut dyn SnapshotTable,
-        barrier: Barrier,
-        watermark: Timestamp,
-        late: u64,
-    ) {
+    /// Freezes an operator's keyed state at the barrier and files its small state.
+    pub(crate) fn freeze(&mut self, node: NodeId, store: &mut PageStore, barrier: Barrier, small: serde_json::Value) {
         let epoch = self.epoch();
-        epoch.file(node, json!({ "watermark": watermark, "late": late }));
-        epoch.freeze(node, table, barrier.epoch);
+        epoch.file(node, small);
+        epoch.freeze(node, store, barrier.epoch);
     }
 
     /// Files a source's positions at the barrier.
@@ -158,32 +150,12 @@ impl<'a> Cx<'a> {
 
 /// Sees every piece of state of a task, in the order of the road.
 pub trait StateVisitor {
-    /// An operator's table.
-    fn table(&mut self, _node: NodeId, _table: &mut dyn SnapshotTable) {}
+    /// An operator's keyed state.
+    fn keyed(&mut self, _node: NodeId, _store: &mut PageStore) {}
     /// A sink's end.
     fn sink(&mut self, _node: NodeId, _sink: &mut dyn SinkEnd) {}
     /// Rows that came too late for their window.
     fn late(&mut self, _rows: u64) {}
-}
-
-/// The barrier's side of a table, without its types.
-pub trait SnapshotTable {
-    /// Marks the epoch's end; what changes from now on belongs to the next.
-    fn freeze(&mut self, epoch: Epoch);
-    /// Serialises up to `bytes_max` of the frozen state; true when all of it is.
-    fn drain(&mut self, bytes_max: usize) -> bool;
-    /// The next full piece of the snapshot file.
-    fn take_chunk(&mut self) -> Option<Chunk>;
-    /// Gives a written piece's memory back.
-    fn give_back(&mut self, chunk: Chunk);
-    /// The files a restore needs once `newest` has joined them.
-    fn chain(&self, newest: Option<&FileRef>) -> Vec<FileRef>;
-    /// The checkpoint is durable.
-    fn confirm(&mut self, file: Option<FileRef>);
-    /// The checkpoint is given up.
-    fn abort(&mut self);
-    /// Names of key and value types.
-    fn types(&self) -> (String, String);
 }
 
 /// The barrier's side of a sink, without its type.

@@ -1,0 +1,207 @@
+//! A restore into another number of shards, or of values whose type has changed: pages are taken over where they fit, and
+//! entries where they do not.
+//!
+//! ```text
+//! a part, read as it was ─▶ its pages ─▶ all of it ours, and of the same type?  ─▶ taken over as it is
+//!                                        straddles an end, or a long value?     ─▶ its entries, those that are ours
+//!                                        values of an older type?               ─▶ its entries, brought up to date
+//! then: directories from the pages taken over, empty pages where none owns the hashes, and the entries put in
+//! ```
+//!
+//! A page owns a stretch of the hash space. If that lies within what its old shard owned and within what the new one does,
+//! nobody else has any of it, and the page has no key that is not ours. At most a few pages of a namespace straddle.
+
+use rkyv::util::AlignedVec;
+
+use crate::dirty::Pages;
+use crate::hash::HashRange;
+use crate::manifest::TablePart;
+use crate::page_store::PageStore;
+use crate::restore::{RestoreError, Restored, read_chain};
+use crate::segment::{Descriptor, Kind, NO_PAGE};
+use crate::shape::{EntryBytes, Layout, StatePart, Ways};
+use crate::{Store, TableConfig, slotted};
+
+/// An entry to be put in once the pages are in place.
+struct Pending {
+    state: u16,
+    namespace: i64,
+    key: AlignedVec<16>,
+    value: AlignedVec<16>,
+    expires_ms: i64,
+}
+
+impl PageStore {
+    /// A part of a checkpoint of whose types nobody here knows, as it was: for looking into it.
+    ///
+    /// # Errors
+    /// When its files cannot be read or believed.
+    pub fn restore_unknown(
+        config: TableConfig,
+        store: &Store,
+        part: &TablePart,
+    ) -> Result<(PageStore, Restored), RestoreError> {
+        let config = TableConfig { range: part.range, ..config };
+        let mut pages = PageStore::new(config.clone())?;
+        for state in &part.states {
+            let Some(layout) = Layout::of_part(state.layout) else {
+                let what = format!("state '{}' has entries that no page can hold", state.name);
+                return Err(RestoreError::Contradiction { operator: config.operator, shard: config.shard, what });
+            };
+            pages.declare(state.clone(), layout, Ways::unknown());
+        }
+        let mut restored = read_chain(&mut pages.pages, store, part)?;
+        pages.adopt(&mut restored)?;
+        Ok((pages, restored))
+    }
+
+    /// Shows every entry of every state, as bytes, in the order of their pages in memory.
+    ///
+    /// # Errors
+    /// The first that `visit` returns.
+    pub fn entries<E>(&self, mut visit: impl FnMut(&StatePart, EntryBytes<'_>) -> Result<(), E>) -> Result<(), E> {
+        for page in 0..self.pages.handed_out {
+            let descriptor = self.pages.segment.descriptors.get(page);
+            if descriptor.kind != Kind::Free {
+                let part = &self.pages.states[descriptor.state as usize].part;
+                self.pages.entries_of(page, |entry| visit(part, entry))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that every stored state has a place here, before a byte of it is read.
+    pub(crate) fn check_states(&self, parts: &[TablePart]) -> Result<(), RestoreError> {
+        for stored in parts.iter().flat_map(|part| &part.states) {
+            self.place_of(stored)?;
+        }
+        Ok(())
+    }
+
+    /// The number of the state that takes a stored one's entries.
+    fn place_of(&self, stored: &StatePart) -> Result<u16, RestoreError> {
+        let operator = &self.pages.config.operator;
+        let place = self.pages.states.iter().position(|state| state.part.name == stored.name);
+        let Some(place) = place else {
+            return Err(RestoreError::Dropped { operator: operator.clone(), state: stored.name.clone() });
+        };
+        match crate::restore::differs(operator, stored, &self.pages.states[place].part) {
+            Some(error) => Err(error),
+            None => Ok(place as u16),
+        }
+    }
+}
+
+/// Fills the store from parts of any shards.
+pub(crate) fn restore(store: &mut PageStore, from: &Store, parts: &[TablePart]) -> Result<Restored, RestoreError> {
+    let range = store.range();
+    let mut restored = Restored::default();
+    let mut pending = Vec::new();
+    for part in parts.iter().filter(|part| part.range.meets(range)) {
+        let config = store.pages.config.clone();
+        let (old, read) = PageStore::restore_unknown(config, from, part)?;
+        restored.files += read.files;
+        restored.bytes_read += read.bytes_read;
+        let places = part.states.iter().map(|stored| store.place_of(stored)).collect::<Result<Vec<_>, _>>()?;
+        take_over(store, &old, part.range, &places, &mut pending)?;
+    }
+    store.adopt_taken_over(&mut restored)?;
+    for Pending { state, namespace, key, value, expires_ms } in pending {
+        let insert = store.pages.states[state as usize].ways.insert;
+        insert(store, state, namespace, &key, &value, expires_ms)?;
+        restored.entries += 1;
+    }
+    restored.pages = store.pages.in_use as usize;
+    Ok(restored)
+}
+
+/// Takes the pages and entries of one part that are ours.
+fn take_over(
+    store: &mut PageStore,
+    old: &PageStore,
+    old_range: HashRange,
+    places: &[u16],
+    pending: &mut Vec<Pending>,
+) -> Result<(), RestoreError> {
+    let range = store.range();
+    let old: &Pages = &old.pages;
+    for page in 0..old.handed_out {
+        let descriptor = old.segment.descriptors.get(page);
+        if !matches!(descriptor.kind, Kind::Flat | Kind::Zero | Kind::Slotted) {
+            continue;
+        }
+        let owned = HashRange::of_prefix(descriptor.prefix, descriptor.depth);
+        if descriptor.kind != Kind::Zero && !owned.meets(range) {
+            continue;
+        }
+        let body = old.segment.page(page);
+        let state = places[descriptor.state as usize];
+        let is_movable = match descriptor.kind {
+            Kind::Flat => true,
+            Kind::Slotted => slotted::longs(body) == 0,
+            _ => false,
+        };
+        if is_movable && range.covers(owned) && old_range.covers(owned) {
+            let Descriptor { namespace, prefix, depth, kind, count, .. } = descriptor;
+            let pages = &mut *store.pages;
+            let to = pages.hand_out(state, namespace, prefix, depth, kind).ok_or_else(|| pages.full())?;
+            *pages.segment.page_mut(to) = *body;
+            pages.segment.descriptors.set(to, Descriptor { count, ..pages.segment.descriptors.get(to) });
+            pages.entry_bytes += pages.entry_bytes_of(to);
+            continue;
+        }
+        let contradiction = |what: &str| RestoreError::Contradiction {
+            operator: store.pages.config.operator.clone(),
+            shard: store.pages.config.shard,
+            what: format!("page {page} has {what}"),
+        };
+        let ways = &store.pages.states[state as usize].ways;
+        old.entries_of(page, |entry| {
+            let EntryBytes { namespace, key, value, expires_ms } = entry;
+            if !(ways.is_key)(key) || !(ways.is_value)(value) {
+                return Err(contradiction("a key or value that is not one of its type"));
+            }
+            let hash = (ways.hash)(key);
+            if !old_range.contains(hash) || (descriptor.kind != Kind::Zero && !owned.contains(hash)) {
+                return Err(contradiction("a key that its hash does not lead to; was the key's hash64 changed?"));
+            }
+            if range.contains(hash) {
+                let aligned = |bytes: &[u8]| {
+                    let mut copy = AlignedVec::with_capacity(bytes.len());
+                    copy.extend_from_slice(bytes);
+                    copy
+                };
+                pending.push(Pending { state, namespace, key: aligned(key), value: aligned(value), expires_ms });
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+impl PageStore {
+    /// Builds the namespaces of pages that were taken over, with empty pages where none of them owns the hashes.
+    fn adopt_taken_over(&mut self, restored: &mut Restored) -> Result<(), RestoreError> {
+        self.adopt_with_holes(restored)?;
+        for state in 0..self.pages.states.len() {
+            for at in 0..self.pages.states[state].spaces.len() {
+                while let Some((prefix, depth)) = self.pages.space(state as u16, at).first_hole() {
+                    let kind = match self.pages.states[state].layout {
+                        Layout::Flat(_) => Kind::Flat,
+                        Layout::Slotted => Kind::Slotted,
+                    };
+                    let namespace = self.pages.space(state as u16, at).namespace;
+                    let pages = &mut *self.pages;
+                    let page =
+                        pages.hand_out(state as u16, namespace, prefix, depth, kind).ok_or_else(|| pages.full())?;
+                    if kind == Kind::Slotted {
+                        slotted::clear(pages.segment.page_mut(page));
+                    }
+                    debug_assert_ne!(page, NO_PAGE);
+                    pages.space_mut(state as u16, at).fill_hole(prefix, depth, page);
+                }
+            }
+        }
+        Ok(())
+    }
+}
