@@ -11,7 +11,8 @@
 //!
 //! The rooms, in the order an entry meets them: `fixed`, `key`, `text` and [`hash`] say what can be kept; `fold`, `table`,
 //! `directory`, `page` and `segment` keep it; `dirty`, `freeze`, `snapshot` and `chain` write it down; `file`,
-//! `store` and `manifest` make it a checkpoint; `restore` brings it back.
+//! `store` and `manifest` make it a checkpoint; `restore` brings it back. [`schema`] says what the bytes of all this mean,
+//! for those who do not know the types.
 
 #[cfg(test)]
 mod auditor;

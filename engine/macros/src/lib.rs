@@ -1,8 +1,12 @@
-//! The one attribute that a user's types need: `#[millstream::event]`.
+//! What a user's types need: `#[millstream::event]` on what is kept and sent, `#[derive(KeyedState)]` on what keeps it.
 
-use proc_macro2::{Span, TokenStream};
-use quote::quote;
-use syn::{Error, Item};
+use syn::Error;
+
+mod attributes;
+mod duration;
+mod event;
+mod evolve;
+mod keyed_state;
 
 /// Makes a struct or enum an event: something that can cross an exchange, be kept as state and be written to a
 /// checkpoint in its archived form.
@@ -38,6 +42,25 @@ use syn::{Error, Item};
 /// # Ok::<(), millstream::rkyv::rancor::Error>(())
 /// ```
 ///
+/// An event has a schema, which checkpoints keep, and can be made of its own older bytes. What changed since is said on
+/// its fields: `#[state(default)]` or `#[state(default = 500)]` for one that older state
+/// lacks, `#[state(was = "old_name")]` for one, or a variant, that had another name.
+///
+/// ```
+/// #[millstream::event]
+/// #[derive(PartialEq, Debug)]
+/// struct Account {
+///     #[state(was = "money")]
+///     cents: i64,
+///     #[state(default = "nobody".into())]
+///     owner: String,
+/// }
+/// # use millstream::schema::{FromValue, Value};
+/// let stored = Value::Struct(vec![("money".into(), Value::Signed(7))]);
+/// assert_eq!(Account::from_value(&stored)?, Account { cents: 7, owner: "nobody".into() });
+/// # Ok::<(), millstream::schema::ValueError>(())
+/// ```
+///
 /// What cannot be meant does not compile. There is no argument but `key`:
 ///
 /// ```compile_fail
@@ -63,115 +86,23 @@ use syn::{Error, Item};
 /// ```
 #[proc_macro_attribute]
 pub fn event(arguments: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
-    expand(&arguments.into(), item.into()).unwrap_or_else(Error::into_compile_error).into()
+    event::expand(&arguments.into(), item.into()).unwrap_or_else(Error::into_compile_error).into()
 }
 
-fn expand(arguments: &TokenStream, item: TokenStream) -> Result<TokenStream, Error> {
-    let key = match arguments.to_string().as_str() {
-        "" => false,
-        "key" => true,
-        other => {
-            let message =
-                format!("`{other}` is not known here: write #[millstream::event] or #[millstream::event(key)]");
-            return Err(Error::new(Span::call_site(), message));
-        }
-    };
-    let item: Item = syn::parse2(item)?;
-    let (name, generics, layout) = match &item {
-        Item::Struct(item) => (&item.ident, &item.generics, quote!(#[repr(C)])),
-        Item::Enum(item) if !key => (&item.ident, &item.generics, quote!()),
-        other => {
-            let message = if key { "a key is a struct of fixed fields" } else { "an event is a struct or an enum" };
-            return Err(Error::new_spanned(other, message));
-        }
-    };
-    let (impl_generics, type_generics, bounds) = generics.split_for_impl();
-    let key = key.then(|| quote!(impl #impl_generics ::millstream::Key for #name #type_generics #bounds {}));
-    Ok(quote! {
-        #[derive(::millstream::rkyv::Archive, ::millstream::rkyv::Serialize, ::millstream::rkyv::Deserialize)]
-        #[rkyv(crate = ::millstream::rkyv)]
-        #layout
-        #item
-        #key
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn complaint(arguments: TokenStream, item: TokenStream) -> String {
-        expand(&arguments, item).expect_err("this cannot be meant").to_string()
-    }
-
-    #[test]
-    fn what_cannot_be_meant_is_refused_with_what_can() {
-        assert_eq!(
-            complaint(
-                quote!(keyed),
-                quote!(
-                    struct Seat;
-                )
-            ),
-            "`keyed` is not known here: write #[millstream::event] or #[millstream::event(key)]"
-        );
-        assert_eq!(
-            complaint(
-                quote!(key),
-                quote!(
-                    enum Seat {
-                        Stalls,
-                    }
-                )
-            ),
-            "a key is a struct of fixed fields"
-        );
-        assert_eq!(
-            complaint(
-                quote!(),
-                quote!(
-                    fn seat() {}
-                )
-            ),
-            "an event is a struct or an enum"
-        );
-        assert_eq!(
-            complaint(quote!(), quote!(union Seat { row: u32, box_number: u32 })),
-            "an event is a struct or an enum"
-        );
-    }
-
-    #[test]
-    fn only_structs_get_a_layout_and_only_keys_an_impl() {
-        let text = |arguments, item| expand(&arguments, item).expect("this can be meant").to_string();
-        let fixed = text(
-            quote!(),
-            quote!(
-                struct Seat {
-                    room: u32,
-                }
-            ),
-        );
-        assert!(fixed.contains("repr (C)") && !fixed.contains("impl"), "{fixed}");
-        assert!(
-            !text(
-                quote!(),
-                quote!(
-                    enum Order {
-                        Cancelled,
-                    }
-                )
-            )
-            .contains("repr")
-        );
-        let key = text(
-            quote!(key),
-            quote!(
-                struct Pair<A: Key> {
-                    first: A,
-                }
-            ),
-        );
-        assert!(key.contains("impl < A : Key > :: millstream :: Key for Pair < A >"), "{key}");
-    }
+/// Declares the states of an operator: one per field, each under the field's name.
+///
+/// ```ignore
+/// #[derive(KeyedState)]
+/// struct Account {
+///     balance: Value<i64>,
+///     #[state(ttl = "30d", was = "transactions")]
+///     history: List<Transaction>,
+/// }
+/// ```
+///
+/// * `#[state(ttl = "1h 30m")]`: an entry is gone so long after it was last written. Units are `ms`, `s`, `m`, `h`, `d`.
+/// * `#[state(was = "old_name")]`: older checkpoints have the state under this name.
+#[proc_macro_derive(KeyedState, attributes(state))]
+pub fn keyed_state(item: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    keyed_state::expand(item.into()).unwrap_or_else(Error::into_compile_error).into()
 }
