@@ -39,6 +39,8 @@ pub(crate) struct Pages {
     pub(crate) sweep_at: u32,
     /// What the last sweep wrote too much, as a negative number.
     pub(crate) sweep_carry: i64,
+    /// What the next snapshot's sweep may write.
+    pub(crate) consolidation_bytes_max: u64,
     /// Bytes per dirty page in the last snapshot, to guess the next one's size.
     pub(crate) bytes_per_dirty_page: u64,
 }
@@ -61,6 +63,7 @@ impl Pages {
             header,
             sweep_at: 0,
             sweep_carry: 0,
+            consolidation_bytes_max: u64::MAX,
             bytes_per_dirty_page: 0,
         }
     }

@@ -20,6 +20,10 @@
 //! and one snapshot. Whole records leave out empty slots and pages are at most 90 % full. Where the smooth sweep would
 //! not do, after a big drop or with snapshots about as big as the state, one snapshot is taken whole
 //! ([`Open::everything`]): the chain is then that one file.
+//!
+//! **The budget.** The sweep writes no more than its owner allows for this snapshot, a byte rate times the time since the
+//! last one. Where a whole snapshot would take more than that, the sweep takes what it may each time instead, and comes
+//! round in as many snapshots as it needs.
 
 use crate::Epoch;
 use crate::chain::SnapshotNumber;
@@ -77,6 +81,8 @@ pub(crate) struct Open {
     rebased: Vec<(u32, SnapshotNumber)>,
     /// Whether every page is written whole, because the chain has grown too long.
     everything: bool,
+    /// Whether the sweep takes all it may, for the same reason.
+    catching_up: bool,
     sweep_from: u32,
     /// Pages numbered below this are swept: those there were at the barrier.
     sweep_below: u32,
@@ -92,7 +98,9 @@ impl Pages {
         self.segment.swap_masks();
         let pages = std::mem::take(&mut self.dirty);
         let guess = pages.len() as f64 * self.bytes_per_dirty_page as f64 * (1.0 + SWEEP_SHARE);
-        let everything = self.chain.bytes() as f64 + guess > self.chain_bytes_max();
+        let too_long = self.chain.bytes() as f64 + guess > self.chain_bytes_max();
+        let rest = self.in_use as f64 * PAGE_BYTES as f64 - pages.len() as f64 * self.bytes_per_dirty_page as f64;
+        let everything = too_long && rest <= self.consolidation_bytes_max as f64;
         self.open = Some(Open {
             number: self.chain.open(),
             epoch,
@@ -103,6 +111,7 @@ impl Pages {
             limbo: Vec::new(),
             rebased: Vec::new(),
             everything,
+            catching_up: too_long && !everything,
             sweep_from: self.sweep_at,
             sweep_below: self.handed_out,
             sweep_left: self.handed_out,
@@ -252,7 +261,9 @@ impl Pages {
         // The bigger the snapshots, the fewer of them a round of the sweep takes, and the more the last one weighs in the
         // chain: so the share grows with the snapshot's part of the state.
         let share = SWEEP_SHARE + (dirty_bytes / (self.in_use.max(1) as f64 * PAGE_BYTES as f64)).min(0.5);
-        let mut owed = open.sweep_owed.unwrap_or((dirty_bytes * share) as i64 + self.sweep_carry);
+        let budget = i64::try_from(self.consolidation_bytes_max).unwrap_or(i64::MAX);
+        let due = if open.catching_up { budget } else { (dirty_bytes * share) as i64 + self.sweep_carry };
+        let mut owed = open.sweep_owed.unwrap_or(due.min(budget));
         while open.sweep_left > 0 && (owed > 0 || open.everything) {
             if *slice <= 0 {
                 open.sweep_owed = Some(owed);

@@ -203,16 +203,6 @@ impl Segment {
     }
 }
 
-/// The machine's physical memory, the default bound of a table.
-pub(crate) fn physical_memory_bytes() -> usize {
-    // SAFETY: sysconf only answers questions.
-    let (pages, page_bytes) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-    match (usize::try_from(pages), usize::try_from(page_bytes)) {
-        (Ok(pages), Ok(page_bytes)) => pages.saturating_mul(page_bytes),
-        _ => 1 << 30,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -347,7 +347,7 @@ pub(crate) fn prove(body: &Body, count: usize) -> Result<(), String> {
     let (mut used, mut long) = (0, 0);
     for slot in 0..slots {
         let at = u16_at(body, HEADER_BYTES + slot * SLOT_BYTES);
-        if at < heap || at % CELL_ALIGN != 0 || at + CELL_HEADER_BYTES > PAGE_BYTES {
+        if at < heap || !at.is_multiple_of(CELL_ALIGN) || at + CELL_HEADER_BYTES > PAGE_BYTES {
             return Err(format!("has no cell where slot {slot} says"));
         }
         let cell = cell_at(body, at);

@@ -14,8 +14,9 @@ use crate::freeze::{Drained, SnapshotSize};
 use crate::hash::{HashRange, prefix_of_depth};
 use crate::page::{Geometry, empty_slots, is_zero, key_in, pack, unpack, value_in};
 use crate::page_store::{PageStore, Shared};
+use crate::residence::memory_bytes_max;
 use crate::schema::Schema;
-use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES, physical_memory_bytes};
+use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES};
 use crate::shape::{Layout, LayoutPart, StatePart, Ways};
 use crate::snapshot::{Chunk, FileRef};
 use crate::{Fixed, Key};
@@ -39,9 +40,9 @@ pub struct TableConfig {
 }
 
 impl Default for TableConfig {
-    /// No name, shard 0, all hashes, and the machine's physical memory.
+    /// No name, shard 0, all hashes, and the memory that the process can have.
     fn default() -> Self {
-        let bytes_max = physical_memory_bytes();
+        let bytes_max = memory_bytes_max() as usize;
         TableConfig { operator: String::new(), shard: 0, bytes_max, range: HashRange::ALL }
     }
 }

@@ -149,6 +149,32 @@ fn after_a_great_drop_the_chain_shrinks_at_once() {
 }
 
 #[test]
+fn a_byte_budget_spreads_what_a_whole_snapshot_would_write() {
+    // 8 MB of pages, all of them dirty again and again: without a budget most snapshots are of everything.
+    let mut bounded = Bounded::new(200_000);
+    bounded.checkpoint(0);
+    let budget = 500_000;
+    bounded.table.store().limit_consolidation(budget);
+    let mut longest = 0.0f64;
+    for _ in 0..40 {
+        bounded.update(20_000);
+        let taken = bounded.checkpoint(200);
+        longest = longest.max(taken.factor());
+        // A page more than allowed, at most: the sweep stops behind the one that uses the budget up.
+        assert!(taken.size.swept_bytes <= budget + 8192, "{} bytes swept", taken.size.swept_bytes);
+    }
+    assert!(longest > 2.5, "the budget is too small for the bound, or nothing is tested: {longest:.2}");
+    // With what changes within two thirds of the budget the chain comes back under the bound, a slice each time.
+    for _ in 0..80 {
+        bounded.update(2_000);
+        let taken = bounded.checkpoint(20);
+        assert!(taken.size.swept_bytes <= budget + 8192, "{} bytes swept", taken.size.swept_bytes);
+    }
+    let settled = bounded.checkpoint(0).factor();
+    assert!(settled <= 2.5, "{settled:.2}");
+}
+
+#[test]
 fn a_table_that_stands_still_writes_nothing() {
     let mut bounded = Bounded::new(10_000);
     bounded.checkpoint(0);

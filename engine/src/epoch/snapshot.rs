@@ -32,6 +32,8 @@ pub(crate) struct OpenEpoch {
     uploads: BTreeMap<NodeId, Upload>,
     prepares: Vec<(NodeId, Slot<Result<Committable, SinkError>>)>,
     tasks_to_pass: usize,
+    /// What each operator's snapshot may write beside what changed.
+    consolidation_bytes_max: u64,
 }
 
 /// What became of a shard's part of an epoch.
@@ -46,7 +48,7 @@ pub(crate) struct Closed {
 }
 
 impl OpenEpoch {
-    pub(crate) fn new(barrier: Barrier, tasks: usize, io: Rc<IoRoom>) -> OpenEpoch {
+    pub(crate) fn new(barrier: Barrier, tasks: usize, io: Rc<IoRoom>, consolidation_bytes_max: u64) -> OpenEpoch {
         OpenEpoch {
             barrier,
             io,
@@ -54,6 +56,7 @@ impl OpenEpoch {
             uploads: BTreeMap::new(),
             prepares: Vec::new(),
             tasks_to_pass: tasks,
+            consolidation_bytes_max,
         }
     }
 
@@ -64,6 +67,7 @@ impl OpenEpoch {
 
     pub(crate) fn freeze(&mut self, node: NodeId, keyed: &mut PageStore, epoch: Epoch) {
         let Some(store) = &self.io.store else { return };
+        keyed.limit_consolidation(self.consolidation_bytes_max);
         keyed.freeze(epoch);
         let stem = format!("epoch-{:010}-shard-{:04}-operator-{}", epoch.0, self.io.shard, node.0);
         self.uploads.insert(node, Upload::start(&self.io, store.clone(), stem));

@@ -20,6 +20,12 @@ pub struct Config {
     pub tolerable_failures: u32,
     /// Checkpoints kept; older ones are deleted.
     pub checkpoints_retained: usize,
+    /// Bytes a second that a snapshot may write beside what changed, for each operator on each shard: how fast old files
+    /// are replaced, so that a restore reads little.
+    pub consolidation_bytes_per_s: u64,
+    /// The memory that all shards' keyed state together should stay within; `None`: what the machine, or the control group
+    /// of the process, has. At 80 % of it the log says so.
+    pub state_memory_bytes_max: Option<u64>,
     /// Fold on the sending shard first.
     pub combine: bool,
     /// How long an event under load may wait for company.
@@ -42,6 +48,8 @@ impl Default for Config {
             checkpoint_timeout: Duration::from_secs(600),
             tolerable_failures: 3,
             checkpoints_retained: 3,
+            consolidation_bytes_per_s: 256 << 20,
+            state_memory_bytes_max: None,
             combine: true,
             linger: Duration::from_millis(1),
             idle_timeout: Duration::from_secs(30),

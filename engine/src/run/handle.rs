@@ -127,6 +127,11 @@ impl fmt::Display for JobReport {
             self.restarts.len(),
             measured.late,
             measured.skipped
-        )
+        )?;
+        if measured.state_bytes_max > 0 {
+            let megabytes = measured.state_bytes_max as f64 / 1e6;
+            write!(f, "; keyed state up to {megabytes:.1} MB, {} major faults", measured.major_faults)?;
+        }
+        Ok(())
     }
 }

@@ -17,6 +17,8 @@ pub struct ShardCounters {
 struct CounterLine {
     events_in: AtomicU64,
     turns: AtomicU64,
+    state_bytes: AtomicU64,
+    major_faults: AtomicU64,
 }
 
 impl ShardCounters {
@@ -30,6 +32,24 @@ impl ShardCounters {
     #[must_use]
     pub fn turns(&self) -> u64 {
         self.line.turns.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of pages that the shard's keyed state lies in, as of the last tenth of a second.
+    #[must_use]
+    pub fn state_bytes(&self) -> u64 {
+        self.line.state_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How often the shard has waited for a page of memory to come from a disk. More than a few mean that state does not
+    /// fit in memory.
+    #[must_use]
+    pub fn major_faults(&self) -> u64 {
+        self.line.major_faults.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn publish_state(&self, state_bytes: u64, major_faults: u64) {
+        self.line.state_bytes.store(state_bytes, Ordering::Relaxed);
+        self.line.major_faults.store(major_faults, Ordering::Relaxed);
     }
 
     pub(crate) fn publish(&self, events_in: u64, turns: u64) {
@@ -53,11 +73,24 @@ pub struct ShardReport {
     pub late: u64,
     /// Rows that were dropped or became dead letters because their closure failed.
     pub skipped: u64,
+    /// The most bytes of pages that keyed state lay in; of several shards, their sum.
+    pub state_bytes_max: u64,
+    /// How often a shard waited for a page of memory to come from a disk.
+    pub major_faults: u64,
 }
 
 impl ShardReport {
     pub(crate) fn new() -> ShardReport {
-        ShardReport { turn_us: micros(), pause_us: micros(), first_event: None, events_in: 0, late: 0, skipped: 0 }
+        ShardReport {
+            turn_us: micros(),
+            pause_us: micros(),
+            first_event: None,
+            events_in: 0,
+            late: 0,
+            skipped: 0,
+            state_bytes_max: 0,
+            major_faults: 0,
+        }
     }
 
     /// Adds what another shard, or another attempt, measured.
@@ -68,6 +101,8 @@ impl ShardReport {
         self.events_in += other.events_in;
         self.late += other.late;
         self.skipped += other.skipped;
+        self.state_bytes_max += other.state_bytes_max;
+        self.major_faults += other.major_faults;
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod io;
 pub(crate) mod machine;
 pub mod metrics;
 pub(crate) mod panics;
+pub(crate) mod residence;
 pub(crate) mod process;
 pub(crate) mod shard;
 pub mod task;

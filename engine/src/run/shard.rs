@@ -23,6 +23,7 @@ use super::fault::{Fault, JobError};
 use super::io::{IoRoom, Slot};
 use super::metrics::{ShardCounters, ShardReport};
 use super::panics;
+use super::residence::{Look, Residence};
 use super::task::{Cx, Progress, SinkEnd, StateVisitor, Task};
 use crate::epoch::Barrier;
 use crate::epoch::snapshot::{Closed, OpenEpoch, Verdict};
@@ -145,6 +146,9 @@ struct Shard {
     counters: Arc<ShardCounters>,
     restored: Option<Arc<Manifest>>,
     io: Rc<IoRoom>,
+    /// When the last barrier came in, or the shard was built.
+    last_barrier: Nanos,
+    residence: Residence,
     clock: Clock,
     /// What the job's closures read.
     batch_clock: BatchClock,
@@ -193,6 +197,7 @@ impl Shard {
                 io.wake_on(fd).map_err(|error| JobError::Machine(format!("a source's descriptor: {error}")))?;
             }
         }
+        let residence_config = start.config.clone();
         Ok(Shard {
             shard: start.shard,
             config: start.config,
@@ -205,6 +210,8 @@ impl Shard {
             counters: start.counters,
             restored: start.restored,
             io,
+            last_barrier: Clock::system().now(),
+            residence: Residence::new(start.shard, &residence_config),
             clock: Clock::system(),
             current: Cell::new(NodeId(0)),
             epoch: None,
@@ -301,7 +308,10 @@ impl Shard {
                 Order::Go => self.going = true,
                 Order::Inject(barrier) => {
                     assert!(self.epoch.is_none() && self.closed.is_none(), "one epoch at a time");
-                    self.epoch = Some(OpenEpoch::new(barrier, self.tasks.len(), self.io.clone()));
+                    let now = self.clock.now();
+                    let since_last = now.since(std::mem::replace(&mut self.last_barrier, now));
+                    let consolidation = self.config.consolidation_bytes_per_s as f64 * since_last.as_secs_f64();
+                    self.epoch = Some(OpenEpoch::new(barrier, self.tasks.len(), self.io.clone(), consolidation as u64));
                     for task in &mut self.tasks {
                         task.inject(barrier);
                     }
@@ -435,6 +445,15 @@ impl Shard {
         }
         self.report.events_in = events_in;
         self.counters.publish(events_in, self.turns);
+        if let Some(look) = self.residence.look(ended, &mut self.tasks) {
+            self.note(look);
+        }
+    }
+
+    fn note(&mut self, look: Look) {
+        self.counters.publish_state(look.state_bytes, look.major_faults);
+        self.report.state_bytes_max = self.report.state_bytes_max.max(look.state_bytes);
+        self.report.major_faults = look.major_faults;
     }
 
     /// How long nothing but a ring needs to wake the shard.
