@@ -469,7 +469,7 @@ mod tests {
             random ^= random >> 7;
             random ^= random << 17;
             let mut body = sound.clone();
-            let at = if random % 2 == 0 { random as usize / 2 % 64 } else { random as usize / 2 % PAGE_BYTES };
+            let at = if random.is_multiple_of(2) { random as usize / 2 % 64 } else { random as usize / 2 % PAGE_BYTES };
             body[at] ^= (random >> 32) as u8;
             if prove(&body, len(&body)).is_ok() {
                 for slot in 0..len(&body) {
