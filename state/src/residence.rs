@@ -5,29 +5,32 @@
 #![expect(unsafe_code, reason = "two questions to the system that no crate of ours asks")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The memory that this process can have, in bytes: the machine's, or less where a control group (a container) says so.
 #[must_use]
 pub fn memory_bytes_max() -> u64 {
-    let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limit = group_path(&group).and_then(|path| group_bytes_max(Path::new("/sys/fs/cgroup"), &path));
-    limit.unwrap_or(u64::MAX).min(physical_memory_bytes())
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    groups_bytes_max(Path::new("/sys/fs/cgroup"), &groups).unwrap_or(u64::MAX).min(physical_memory_bytes())
 }
 
-/// The path of the process's group in the unified hierarchy: the line that begins with `0::`.
-fn group_path(group: &str) -> Option<PathBuf> {
-    let path = group.lines().find_map(|line| line.strip_prefix("0::"))?;
-    Some(PathBuf::from(path.trim_start_matches('/')))
-}
-
-/// The tightest limit of a group and those around it.
-fn group_bytes_max(root: &Path, path: &Path) -> Option<u64> {
-    let limit_of = |group: &Path| {
-        let limit = fs::read_to_string(root.join(group).join("memory.max")).ok()?;
-        limit.trim().parse::<u64>().ok()
+/// The tightest limit of the process's groups and those around them. `groups` has a line per hierarchy, `0::/path` for the
+/// unified one and `N:memory:/path` for that of the memory controller where there are several.
+fn groups_bytes_max(root: &Path, groups: &str) -> Option<u64> {
+    let of_line = |line: &str| {
+        let (controller, path) = line.split_once(':')?.1.split_once(':')?;
+        let (mounts, file): (&[&str], _) = match controller {
+            "" => (&["", "unified"], "memory.max"),
+            "memory" => (&["memory"], "memory.limit_in_bytes"),
+            _ => return None,
+        };
+        let path = Path::new(path.trim_start_matches('/'));
+        let files =
+            mounts.iter().flat_map(|mount| path.ancestors().map(move |group| root.join(mount).join(group).join(file)));
+        // "max", or no such file: no limit here.
+        files.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()).min()
     };
-    path.ancestors().filter_map(limit_of).min()
+    groups.lines().filter_map(of_line).min()
 }
 
 /// The machine's memory, in bytes.
@@ -59,15 +62,20 @@ mod tests {
     #[test]
     fn the_tightest_group_counts() {
         let root = tempfile::tempdir().expect("a directory");
-        let inner = root.path().join("jobs/mill");
-        fs::create_dir_all(&inner).expect("made");
-        fs::write(root.path().join("jobs/memory.max"), "1000000\n").expect("written");
-        fs::write(inner.join("memory.max"), "max\n").expect("written");
-        let path = group_path("1:cpu:/x\n0::/jobs/mill\n").expect("the unified hierarchy's line");
-        assert_eq!(group_bytes_max(root.path(), &path), Some(1_000_000));
-        fs::write(inner.join("memory.max"), "5000\n").expect("written");
-        assert_eq!(group_bytes_max(root.path(), &path), Some(5000));
-        assert_eq!(group_bytes_max(root.path(), Path::new("elsewhere")), None);
+        let write = |file: &str, text: &str| {
+            let file = root.path().join(file);
+            fs::create_dir_all(file.parent().expect("it has one")).expect("made");
+            fs::write(file, text).expect("written");
+        };
+        let bytes_max = |groups: &str| groups_bytes_max(root.path(), groups);
+        write("jobs/memory.max", "1000000\n");
+        write("jobs/mill/memory.max", "max\n");
+        assert_eq!(bytes_max("1:cpu:/x\n0::/jobs/mill\n"), Some(1_000_000));
+        write("jobs/mill/memory.max", "5000\n");
+        assert_eq!(bytes_max("0::/jobs/mill\n"), Some(5000));
+        write("memory/old/memory.limit_in_bytes", "4000\n");
+        assert_eq!(bytes_max("4:memory:/old\n0::/jobs/mill\n"), Some(4000));
+        assert_eq!(bytes_max("0::/elsewhere\n"), None);
         assert!(memory_bytes_max() > 1 << 20);
     }
 }
