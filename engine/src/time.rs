@@ -54,29 +54,46 @@ impl Nanos {
 
 /// The one door to wall time. Cloning is cheap; clones share a held hand.
 ///
-/// A test holds it still with [`Clock::held`] and moves it with [`Clock::advance_ms`].
+/// A test holds it still with [`Clock::held`], or has its wall time jump with [`Clock::jumping`], and moves either with
+/// [`Clock::advance_ms`].
 #[derive(Clone, Default, Debug)]
 pub struct Clock {
-    held_ms: Option<Arc<AtomicI64>>,
+    hand: Hand,
+}
+
+#[derive(Clone, Default, Debug)]
+enum Hand {
+    #[default]
+    System,
+    /// Both times stand where the number says.
+    Held(Arc<AtomicI64>),
+    /// Wall time is off by the number.
+    Off(Arc<AtomicI64>),
 }
 
 impl Clock {
     /// The system's clock.
     #[must_use]
     pub fn system() -> Clock {
-        Clock { held_ms: None }
+        Clock { hand: Hand::System }
     }
 
     /// A clock that stands at `ms` until moved.
     #[must_use]
     pub fn held(ms: i64) -> Clock {
-        Clock { held_ms: Some(Arc::new(AtomicI64::new(ms))) }
+        Clock { hand: Hand::Held(Arc::new(AtomicI64::new(ms))) }
     }
 
-    /// Moves a held clock on by `ms`; the system's clock is not moved.
+    /// The system's clock, except that wall time can be set: what an operator or a time service does to a machine.
+    #[must_use]
+    pub fn jumping() -> Clock {
+        Clock { hand: Hand::Off(Arc::default()) }
+    }
+
+    /// Moves a held clock on by `ms`, or the wall time of a jumping one, backwards too; the system's clock is not moved.
     pub fn advance_ms(&self, ms: i64) {
-        if let Some(held) = &self.held_ms {
-            held.fetch_add(ms, Ordering::Relaxed);
+        if let Hand::Held(by) | Hand::Off(by) = &self.hand {
+            by.fetch_add(ms, Ordering::Relaxed);
         }
     }
 
@@ -89,18 +106,20 @@ impl Clock {
     /// Wall time, microseconds since the Unix epoch.
     #[must_use]
     pub fn wall_us(&self) -> i64 {
-        match &self.held_ms {
-            Some(held) => held.load(Ordering::Relaxed) * 1000,
-            None => read_clock(libc::CLOCK_REALTIME) as i64 / 1000,
+        let wall_us = || read_clock(libc::CLOCK_REALTIME) as i64 / 1000;
+        match &self.hand {
+            Hand::System => wall_us(),
+            Hand::Held(at) => at.load(Ordering::Relaxed) * 1000,
+            Hand::Off(by) => wall_us() + by.load(Ordering::Relaxed) * 1000,
         }
     }
 
     /// Monotonic time, for durations.
     #[must_use]
     pub fn now(&self) -> Nanos {
-        match &self.held_ms {
-            Some(held) => Nanos(held.load(Ordering::Relaxed) as u64 * 1_000_000),
-            None => Nanos(read_clock(libc::CLOCK_MONOTONIC)),
+        match &self.hand {
+            Hand::Held(at) => Nanos(at.load(Ordering::Relaxed) as u64 * 1_000_000),
+            Hand::System | Hand::Off(_) => Nanos(read_clock(libc::CLOCK_MONOTONIC)),
         }
     }
 }
@@ -124,6 +143,10 @@ pub struct BatchClock {
 }
 
 impl BatchClock {
+    pub(crate) fn of(clock: Clock) -> BatchClock {
+        BatchClock { read_ms: Rc::default(), clock }
+    }
+
     /// Wall time, milliseconds since the Unix epoch, of the first call in this batch.
     #[inline]
     #[must_use]

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::time::Clock;
+
 /// Everything that is not the job itself. [`Job`](crate::Job) has a method for each.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -36,6 +38,8 @@ pub struct Config {
     pub restart: RestartStrategy,
     /// SIGTERM and Ctrl-C stop the job with a last checkpoint.
     pub handle_signals: bool,
+    /// What the job takes for the time: the system's clock, or one of a test's.
+    pub clock: Clock,
 }
 
 impl Default for Config {
@@ -55,6 +59,7 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(30),
             restart: RestartStrategy::default(),
             handle_signals: true,
+            clock: Clock::system(),
         }
     }
 }

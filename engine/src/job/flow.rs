@@ -180,7 +180,7 @@ impl Flow {
     /// The clock for closures that need wall time; a test can hold it still.
     #[must_use]
     pub fn clock(&self) -> Clock {
-        Clock::system()
+        self.graph.borrow().site.as_ref().map_or_else(Clock::system, |site| site.config.clock.clone())
     }
 
     /// A clock for closures that stamp every row: read once per batch.

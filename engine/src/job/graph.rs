@@ -151,7 +151,8 @@ impl fmt::Debug for Graph {
 
 impl Graph {
     pub(crate) fn new(site: Option<Site>) -> Graph {
-        Graph { plan: Plan::default(), site, tasks: Vec::new(), clock: BatchClock::default(), error: None }
+        let clock = site.as_ref().map_or_else(BatchClock::default, |site| BatchClock::of(site.config.clock.clone()));
+        Graph { plan: Plan::default(), site, tasks: Vec::new(), clock, error: None }
     }
 
     /// Takes this shard's ends of an edge.

@@ -197,7 +197,8 @@ impl Shard {
                 io.wake_on(fd).map_err(|error| JobError::Machine(format!("a source's descriptor: {error}")))?;
             }
         }
-        let residence_config = start.config.clone();
+        let residence = Residence::new(start.shard, &start.config);
+        let clock = start.config.clock.clone();
         Ok(Shard {
             shard: start.shard,
             config: start.config,
@@ -210,9 +211,9 @@ impl Shard {
             counters: start.counters,
             restored: start.restored,
             io,
-            last_barrier: Clock::system().now(),
-            residence: Residence::new(start.shard, &residence_config),
-            clock: Clock::system(),
+            last_barrier: clock.now(),
+            residence,
+            clock,
             current: Cell::new(NodeId(0)),
             epoch: None,
             closed: None,
