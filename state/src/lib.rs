@@ -42,7 +42,10 @@ pub use page::{is_zero, same_bytes};
 pub use restore::{RestoreError, Restored};
 pub use segment::{LINE_BYTES, PAGE_BYTES};
 pub use snapshot::{BLOCK_BYTES, CHUNK_BYTES, Chunk, FileRef};
-pub use store::{DiskFault, DiskOperation, Newest, RETAINED_DEFAULT, Rejected, RejectedWhy, Store, StoreError};
+pub use store::{
+    DiskFault, DiskOperation, Listed, Newest, Patience, RETAINED_DEFAULT, Reader, Rejected, RejectedWhy, Store,
+    StoreConfig, StoreError, Writing,
+};
 pub use table::{Namespace, ScanCursor, StateError, Table, TableBytes, TableConfig};
 pub use text::{Text, TextError};
 

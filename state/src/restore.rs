@@ -6,9 +6,7 @@
 //! values are valid for their types, that every key is where a search would look for it, that the prefixes fit together.
 #![expect(unsafe_code, reason = "checks bytes read from disk as the keys and values they are about to be")]
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::chain::{Chain, SnapshotNumber};
@@ -144,9 +142,9 @@ impl<K: Key, V: Fixed> Table<K, V> {
     ) -> Result<u64, RestoreError> {
         let path = store.path(&file.name);
         let read = |source| RestoreError::Read { path: path.clone(), source };
-        let mut opened = open_direct(&path).map_err(read)?;
+        let mut opened = store.reader(file).map_err(read)?;
         let damaged = |chunk, what: &str| RestoreError::Damaged { path: path.clone(), chunk, what: what.to_owned() };
-        if opened.metadata().map_err(read)?.len() != file.bytes {
+        if opened.len() != file.bytes {
             return Err(damaged(0, "the file is not as long as the manifest says"));
         }
         let geometry = self.pages.geometry;
@@ -381,16 +379,6 @@ fn leads_to(geometry: &Geometry, body: &[u8; PAGE_BYTES], hash: u64, bucket: usi
         on_the_way = (on_the_way + 1) % geometry.buckets();
     }
     true
-}
-
-/// Opens a file for reads past the page cache, where its file system can: a restore reads each byte once, and half of the
-/// time of a cached read is the copy.
-fn open_direct(path: &Path) -> io::Result<File> {
-    let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path);
-    match direct {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => File::open(path),
-        other => other,
-    }
 }
 
 /// What stops the reading of a chunk.

@@ -1,99 +1,79 @@
-//! [`Store`]: a local directory of checkpoints, and the one place where one is made to exist.
+//! [`Store`]: where checkpoints are kept, and the one place where one is made to exist.
 //!
 //! ```text
-//! DIR/manifest-00000000000000000007.json    the checkpoint of epoch 7, once it has this name
-//! DIR/manifest.next                         one being written; means nothing
-//! DIR/….snap                                snapshot files; one that no manifest names is an orphan
+//! PLACE/manifest-00000000000000000007.json  the checkpoint of epoch 7, once it has this name
+//! PLACE/….next                              one being written into a directory; means nothing
+//! PLACE/….snap                              snapshot files; one that no manifest names is an orphan
 //! ```
 //!
-//! A manifest is written under another name, synced, renamed, and the directory synced: the rename is the checkpoint.
-//! Nothing older is touched before that, and nothing newer is believed before its checksum.
+//! A place is a local directory or a prefix in an object store. In either a manifest's name is given once: in a directory
+//! by a hard link to a file that was written and synced under another name, in an object store by a put that fails where
+//! there is an object already. Nothing older is touched before that, and nothing newer is believed before its checksum.
 
-use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+mod clear;
+mod config;
+mod error;
+mod fault;
+mod local;
+#[cfg(feature = "objects")]
+pub(crate) mod objects;
+mod reader;
+mod writer;
+
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Epoch;
-use crate::manifest::{Manifest, ManifestError};
+use crate::manifest::Manifest;
 use crate::snapshot::{CHUNK_BYTES, FileRef, verify};
+
+pub use config::{Patience, StoreConfig};
+pub use error::{Rejected, RejectedWhy, StoreError};
+pub(crate) use fault::Gate;
+pub use fault::{DiskFault, DiskOperation};
+pub use reader::Reader;
+pub use writer::Writing;
 
 /// Checkpoints kept when nobody says otherwise: the newest, and two to fall back to.
 pub const RETAINED_DEFAULT: usize = 3;
 
-const MANIFEST_NEXT: &str = "manifest.next";
-const SNAPSHOT_SUFFIX: &str = ".snap";
+pub(crate) const SNAPSHOT_SUFFIX: &str = ".snap";
 
-/// What a [`Store`] asks the disk to do, for those who want to see it fail.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum DiskOperation {
-    /// A file is created.
-    Create,
-    /// Bytes are written to a file.
-    Write,
-    /// A file's bytes are made durable.
-    Sync,
-    /// A file gets its final name.
-    Rename,
-    /// The directory's entries are made durable.
-    SyncDirectory,
-}
-
-/// Asked before every operation; an error is what the operation is then taken to have answered.
-pub type DiskFault = Arc<dyn Fn(DiskOperation, &Path) -> io::Result<()> + Send + Sync>;
-
-/// A directory of checkpoints. Clones are the same store.
+/// A place for checkpoints: a directory or a prefix in an object store. Clones are the same store.
+///
+/// What is asked of an object store is asked by a thread of its own, `millstream-objects`. All methods wait for the
+/// answer, up to [`Patience::total`], and so are for threads that may wait; a shard writes through
+/// [`SnapshotFile`](crate::SnapshotFile), which does not hold it up.
 #[derive(Clone)]
 pub struct Store {
-    directory: Arc<Path>,
-    fault: Option<DiskFault>,
+    /// The directory, or the object store's address.
+    address: Arc<Path>,
+    pub(crate) place: Place,
+    pub(crate) gate: Gate,
+}
+
+/// The two kinds of places.
+#[derive(Clone)]
+pub(crate) enum Place {
+    Local,
+    #[cfg(feature = "objects")]
+    Objects(objects::Bucket),
 }
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Store({})", self.directory.display())
+        write!(f, "Store({})", self.address.display())
     }
 }
 
-/// Why a checkpoint could not be written or looked for.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The directory cannot be used at all.
-    #[error(
-        "the checkpoint directory {directory} cannot be {what}: {source}. \
-         Create it for the user that runs the job and make it writable, or name another one",
-        directory = directory.display()
-    )]
-    Directory {
-        /// Which.
-        directory: PathBuf,
-        /// What it cannot be.
-        what: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file of it cannot.
-    #[error("{path}: cannot {what}: {source}{advice}", path = path.display(), advice = advice(source))]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What failed.
-        what: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-fn advice(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ". Free space on that file system; the checkpoints before this one are intact"
-        }
-        io::ErrorKind::PermissionDenied => ". Let the user that runs the job write there",
-        _ => "",
-    }
+/// A file of a store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
 }
 
 /// What [`Store::newest`] found.
@@ -103,251 +83,371 @@ pub struct Newest {
     pub manifest: Option<Manifest>,
     /// Newer ones that are not, and why.
     pub rejected: Vec<Rejected>,
-}
-
-/// A checkpoint that is not believed.
-#[derive(Debug)]
-pub struct Rejected {
-    /// Its manifest.
-    pub path: PathBuf,
-    /// What is wrong.
-    pub why: RejectedWhy,
-}
-
-/// What is wrong with a checkpoint.
-#[derive(Debug, thiserror::Error)]
-pub enum RejectedWhy {
-    /// The manifest cannot be read.
-    #[error("it cannot be read: {0}")]
-    Unreadable(io::Error),
-    /// It is not one.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// The manifest has the name of another epoch.
-    #[error("it says it is of epoch {0:?}, not of the one in its name")]
-    Misnamed(Epoch),
-    /// A snapshot file is missing or not the one that was written.
-    #[error("its file {name} {what}")]
-    File {
-        /// Which.
-        name: String,
-        /// How so.
-        what: String,
-    },
+    /// The highest epoch that any manifest has in its name, believed or not; zero where there is none. The epochs go on
+    /// after this one, since its name is taken.
+    pub highest: Epoch,
 }
 
 impl Store {
-    /// Opens a directory, creating it where it is missing, and proves that it can be written to.
-    pub fn open(directory: impl Into<PathBuf>) -> Result<Store, StoreError> {
-        let directory = directory.into();
-        let error = |what| {
-            let directory = directory.clone();
-            move |source| StoreError::Directory { directory, what, source }
-        };
-        fs::create_dir_all(&directory).map_err(error("created"))?;
-        // A name of its own: every shard opens the store, perhaps while another one publishes.
-        static PROBES: AtomicU64 = AtomicU64::new(0);
-        let nth = PROBES.fetch_add(1, Ordering::Relaxed);
-        let probe = directory.join(format!("probe-{}-{nth}", std::process::id()));
-        File::create(&probe).and_then(|mut file| file.write_all(b"probe")).map_err(error("written to"))?;
-        fs::remove_file(&probe).map_err(error("written to"))?;
-        Ok(Store { directory: directory.into(), fault: None })
+    /// Opens a place and proves that it can be written to: a directory (`/path` or `file:///path`), which is created where
+    /// it is missing, or `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://CONTAINER/PREFIX`, with the credentials of the
+    /// environment and the feature `s3`, `gcs` or `azure`.
+    ///
+    /// # Errors
+    /// When the place cannot be used; the error says why and what to do.
+    pub fn open(place: impl Into<PathBuf>) -> Result<Store, StoreError> {
+        Store::open_with(place, &StoreConfig::default())
     }
 
-    /// The same directory, with `fault` asked before every operation: how tests make a disk full or broken.
+    /// The same with settings of one's own.
+    ///
+    /// # Errors
+    /// As [`open`](Store::open).
+    pub fn open_with(place: impl Into<PathBuf>, config: &StoreConfig) -> Result<Store, StoreError> {
+        let given: PathBuf = place.into();
+        let (address, place) = match scheme(&given) {
+            None => (given, Place::Local),
+            Some("file") => {
+                // What follows the scheme is a path; a host before it would be another machine's.
+                let path = given.to_str().and_then(|text| text.strip_prefix("file://")).unwrap_or_default().to_owned();
+                if !path.starts_with('/') {
+                    let why = "write file:///PATH, with three slashes, or just the path".into();
+                    return Err(StoreError::Address { place: given, why });
+                }
+                (PathBuf::from(path), Place::Local)
+            }
+            Some(scheme) => {
+                let place = objects_place(&given, scheme, config)?;
+                (given, place)
+            }
+        };
+        if matches!(place, Place::Local) {
+            local::open(&address)?;
+        }
+        Ok(Store { address: address.into(), place, gate: Gate::default() })
+    }
+
+    /// The same place, with `fault` asked before every operation: how tests make a disk full or broken.
     #[must_use]
     pub fn with_fault(mut self, fault: DiskFault) -> Store {
-        self.fault = Some(fault);
+        self.gate = Gate(Some(fault));
         self
     }
 
-    /// The directory.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        &self.directory
+    /// A store inside this one, whose files this one does not see: a savepoint's. A directory is created where it is
+    /// missing.
+    ///
+    /// # Errors
+    /// When the directory cannot be created or written to.
+    pub fn sub(&self, directory: &str) -> Result<Store, StoreError> {
+        let address = self.path(directory);
+        let place = match &self.place {
+            Place::Local => {
+                local::open(&address)?;
+                Place::Local
+            }
+            #[cfg(feature = "objects")]
+            Place::Objects(bucket) => Place::Objects(bucket.sub(directory)),
+        };
+        Ok(Store { address: address.into(), place, gate: self.gate.clone() })
     }
 
-    /// Where a file of that name is.
+    /// The directory, or the object store's address.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.address
+    }
+
+    /// Whether the place is a directory of this machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(self.place, Place::Local)
+    }
+
+    /// Where a file of that name is; in an object store, its address.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        self.address.join(name)
     }
 
     pub(crate) fn ask(&self, operation: DiskOperation, path: &Path) -> io::Result<()> {
-        self.fault.as_ref().map_or(Ok(()), |fault| fault(operation, path))
+        self.gate.ask(operation, path)
     }
 
     /// Where a manifest of that epoch is, if there is one.
     #[must_use]
     pub fn manifest_path(&self, epoch: Epoch) -> PathBuf {
-        self.directory.join(format!("manifest-{:020}.json", epoch.0))
+        self.path(&manifest_name(epoch))
     }
 
-    /// Makes a checkpoint exist. After an error it does not, and those before it do as they did.
-    pub fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {
-        let next = self.directory.join(MANIFEST_NEXT);
-        let path = self.manifest_path(manifest.epoch);
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| StoreError::File { path, what, source }
+    /// The files whose names begin with `prefix`, in no order; not those of directories inside.
+    ///
+    /// # Errors
+    /// When the place cannot be listed.
+    pub fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        let listed = match &self.place {
+            Place::Local => local::list(&self.gate, &self.address).map(|mut listed| {
+                listed.retain(|file| file.name.starts_with(prefix));
+                listed
+            }),
+            #[cfg(feature = "objects")]
+            Place::Objects(bucket) => self.ask(DiskOperation::Read, &self.address).and_then(|()| bucket.list(prefix)),
         };
-        let published = (|| {
-            self.ask(DiskOperation::Create, &next).map_err(failed("create the manifest", &next))?;
-            let mut file = File::create(&next).map_err(failed("create the manifest", &next))?;
-            let write = self.ask(DiskOperation::Write, &next).and_then(|()| file.write_all(&manifest.to_bytes()));
-            write.map_err(failed("write the manifest", &next))?;
-            let sync = self.ask(DiskOperation::Sync, &next).and_then(|()| file.sync_all());
-            sync.map_err(failed("sync the manifest", &next))?;
-            let rename = self.ask(DiskOperation::Rename, &path).and_then(|()| fs::rename(&next, &path));
-            rename.map_err(failed("give the manifest its name", &path))
-        })();
-        if published.is_err() {
-            // Whatever of it there is means nothing, and the next one begins anew.
-            let _ = fs::remove_file(&next);
-            return published;
-        }
-        let sync = self.sync_directory();
-        if sync.is_err() {
-            // The name may or may not survive a crash. It must not: the job goes on as if there were no such checkpoint.
-            let _ = fs::remove_file(&path);
-        }
-        sync.map_err(failed("sync the directory after writing", &path))
+        listed.map_err(|source| self.unusable("listed", source))
     }
 
-    pub(crate) fn sync_directory(&self) -> io::Result<()> {
-        self.ask(DiskOperation::SyncDirectory, &self.directory)?;
-        File::open(&self.directory)?.sync_all()
+    fn unusable(&self, what: &'static str, source: io::Error) -> StoreError {
+        match &self.place {
+            Place::Local => StoreError::Directory { directory: self.address.to_path_buf(), what, source },
+            #[cfg(feature = "objects")]
+            Place::Objects(_) => StoreError::Bucket { place: self.address.to_path_buf(), what, source },
+        }
+    }
+
+    /// A file's bytes, all of them.
+    ///
+    /// # Errors
+    /// When there is no such file, or it cannot be read.
+    pub fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        self.read(name).map_err(StoreError::file("read the file", &self.path(name)))
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let path = self.path(name);
+        match &self.place {
+            Place::Local => local::get(&self.gate, &path),
+            #[cfg(feature = "objects")]
+            Place::Objects(bucket) => self.ask(DiskOperation::Read, &path).and_then(|()| bucket.get(name)),
+        }
+    }
+
+    /// Makes a file be `bytes`, durably, whether or not there was one of that name.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the one before it may still be there, but never a part of either.
+    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.path(name);
+        match &self.place {
+            Place::Local => local::put(&self.gate, path.parent().unwrap_or(&self.address), &path, bytes),
+            #[cfg(feature = "objects")]
+            Place::Objects(bucket) => {
+                let write = self.ask(DiskOperation::Write, &path).and_then(|()| bucket.put(name, bytes));
+                write.map_err(StoreError::file("write the file", &path))
+            }
+        }
+    }
+
+    /// Deletes files; one that is not there is no error.
+    ///
+    /// # Errors
+    /// When one cannot be deleted; others may be gone.
+    pub fn delete(&self, names: &[String]) -> Result<(), StoreError> {
+        match &self.place {
+            Place::Local => names.iter().try_for_each(|name| {
+                let path = self.path(name);
+                local::delete(&path).map_err(StoreError::file("delete the file", &path))
+            }),
+            #[cfg(feature = "objects")]
+            Place::Objects(bucket) => {
+                bucket.delete(names).map_err(|source| self.unusable("cleared of old files", source))
+            }
+        }
+    }
+
+    /// Makes a checkpoint exist. After an error it does not, and those before it do as they did; unless the error is that
+    /// an object store could not be asked, when it may exist after all, as sound as any.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when another coordinator has committed this epoch or one after it: nothing this one does
+    /// counts any more. Any other error concerns this checkpoint alone.
+    pub fn publish(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let fenced = |epoch| StoreError::Fenced { epoch, place: self.address.to_path_buf() };
+        let listed = self.list("")?;
+        if let Some((newer, _)) = manifests(&listed).first().filter(|(epoch, _)| *epoch >= manifest.epoch) {
+            return Err(fenced(*newer));
+        }
+        // A job that shares the place may have taken a file for an orphan.
+        for file in manifest.files().filter(|file| !file.name.contains('/')) {
+            if !listed.iter().any(|listed| listed.name == file.name) {
+                let source = io::Error::from(io::ErrorKind::NotFound);
+                let what = "find the snapshot that the manifest is to name";
+                return Err(StoreError::File { path: self.path(&file.name), what, source });
+            }
+        }
+        let (name, bytes) = (manifest_name(manifest.epoch), manifest.to_bytes());
+        let path = self.path(&name);
+        let won = match &self.place {
+            Place::Local => local::publish(&self.gate, &self.address, &path, &bytes)?,
+            #[cfg(feature = "objects")]
+            Place::Objects(bucket) => {
+                let put = self.ask(DiskOperation::Rename, &path).and_then(|()| bucket.publish(&name, &bytes));
+                put.map_err(StoreError::file("put the manifest", &path))?
+            }
+        };
+        if won { Ok(()) } else { Err(fenced(manifest.epoch)) }
     }
 
     /// Looks for the newest checkpoint that can be believed: its manifest whole, its files there and the ones that were
     /// written. (Of a file, the last chunk is read, which has the checksums of the others; a restore proves them all.)
+    ///
+    /// # Errors
+    /// When the place cannot be listed, or an object store cannot be asked: then nothing is known of its checkpoints, and
+    /// an older one must not be taken for the newest.
     pub fn newest(&self) -> Result<Newest, StoreError> {
         self.newest_before(None)
     }
 
     /// The same among those of epochs before one: where to go when a restore of that one failed.
+    ///
+    /// # Errors
+    /// As [`newest`](Store::newest).
     pub fn newest_before(&self, epoch: Option<Epoch>) -> Result<Newest, StoreError> {
         let mut rejected = Vec::new();
-        for (at, path) in self.manifests()? {
+        let manifests = manifests(&self.list("manifest-")?);
+        let highest = manifests.first().map_or(Epoch(0), |(epoch, _)| *epoch);
+        for (at, name) in manifests {
             if epoch.is_some_and(|epoch| at >= epoch) {
                 continue;
             }
-            match self.prove(at, &path) {
-                Ok(manifest) => return Ok(Newest { manifest: Some(manifest), rejected }),
-                Err(why) => rejected.push(Rejected { path, why }),
+            match self.prove(at, &name)? {
+                Ok(manifest) => return Ok(Newest { manifest: Some(manifest), rejected, highest }),
+                Err(why) => rejected.push(Rejected { path: self.path(&name), why }),
             }
         }
-        Ok(Newest { manifest: None, rejected })
+        Ok(Newest { manifest: None, rejected, highest })
     }
 
-    fn prove(&self, epoch: Epoch, path: &Path) -> Result<Manifest, RejectedWhy> {
-        let manifest = Manifest::from_bytes(&fs::read(path).map_err(RejectedWhy::Unreadable)?)?;
+    fn prove(&self, epoch: Epoch, name: &str) -> Result<Result<Manifest, RejectedWhy>, StoreError> {
+        let bytes = match self.believable(name, self.read(name))? {
+            Ok(bytes) => bytes,
+            Err(error) => return Ok(Err(RejectedWhy::Unreadable(error))),
+        };
+        let manifest = match Manifest::from_bytes(&bytes) {
+            Ok(manifest) => manifest,
+            Err(error) => return Ok(Err(error.into())),
+        };
         if manifest.epoch != epoch {
-            return Err(RejectedWhy::Misnamed(manifest.epoch));
+            return Ok(Err(RejectedWhy::Misnamed(manifest.epoch)));
         }
-        for file in manifest.files() {
-            let proven = prove_file(&self.path(&file.name), file);
-            proven.map_err(|what| RejectedWhy::File { name: file.name.clone(), what })?;
-        }
-        Ok(manifest)
-    }
-
-    /// All manifests by name, the newest first.
-    fn manifests(&self) -> Result<Vec<(Epoch, PathBuf)>, StoreError> {
-        let mut manifests = Vec::new();
-        for (name, path) in self.entries()? {
-            let number = name.strip_prefix("manifest-").and_then(|name| name.strip_suffix(".json"));
-            if let Some(epoch) = number.and_then(|number| number.parse().ok()) {
-                manifests.push((Epoch(epoch), path));
+        let files: Vec<&FileRef> = manifest.files().collect();
+        for (file, tail) in files.iter().zip(self.tails(&files)?) {
+            let tail = self.believable(&file.name, tail)?.map_err(|error| format!("cannot be read: {error}"));
+            if let Err(what) = tail.and_then(|(bytes, last)| prove_file(file, bytes, &last)) {
+                return Ok(Err(RejectedWhy::File { name: file.name.clone(), what }));
             }
         }
-        manifests.sort_unstable_by_key(|(epoch, _)| std::cmp::Reverse(*epoch));
-        Ok(manifests)
+        Ok(Ok(manifest))
     }
 
-    fn entries(&self) -> Result<Vec<(String, PathBuf)>, StoreError> {
-        let list = || -> io::Result<Vec<(String, PathBuf)>> {
-            let entries = fs::read_dir(&self.directory)?.collect::<Result<Vec<_>, _>>()?;
-            // A name that is not UTF-8 is not one of ours.
-            let named = entries.iter().filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
-            Ok(named.collect())
-        };
-        list().map_err(|source| StoreError::Directory {
-            directory: self.directory.to_path_buf(),
-            what: "listed",
-            source,
-        })
+    /// Parts an answer that speaks of the file from a failure to get one: a disk that cannot read a file will not read it
+    /// tomorrow, while an object store that is away comes back.
+    fn believable<T>(&self, name: &str, read: io::Result<T>) -> Result<io::Result<T>, StoreError> {
+        match read {
+            Err(error) if !self.is_local() && error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::file("read a file of the checkpoint", &self.path(name))(error))
+            }
+            read => Ok(read),
+        }
     }
 
-    /// Deletes all checkpoints but the `newest` newest, and every snapshot file that none of those names. To be called
-    /// when no snapshot is being written. Returns how many files went.
+    /// Of every file, its length and its last chunk.
+    fn tails(&self, files: &[&FileRef]) -> Result<Vec<io::Result<(u64, Vec<u8>)>>, StoreError> {
+        match &self.place {
+            Place::Local => Ok(files
+                .iter()
+                .map(|file| local::tail(&self.gate, &self.path(&file.name), last_at(file.bytes), CHUNK_BYTES))
+                .collect()),
+            #[cfg(feature = "objects")]
+            Place::Objects(bucket) => {
+                let wanted = files.iter().map(|file| (file.name.clone(), last_at(file.bytes))).collect();
+                let asked = files.iter().try_for_each(|file| self.ask(DiskOperation::Read, &self.path(&file.name)));
+                asked.and_then(|()| bucket.tails(wanted)).map_err(|source| self.unusable("read", source))
+            }
+        }
+    }
+
+    /// Opens a file of a checkpoint to be read from its beginning; what it holds is for the reader to prove.
     ///
-    /// A manifest that cannot be read keeps nothing alive, and is not counted: it goes if it is older than the newest
-    /// ones that can.
-    pub fn retain(&self, newest: usize) -> Result<usize, StoreError> {
-        self.retain_but(newest, &HashSet::new())
+    /// # Errors
+    /// When there is no such file, or it cannot be read.
+    pub fn reader(&self, file: &FileRef) -> io::Result<Reader> {
+        self.reader_of(&file.name)
     }
 
-    /// The same, sparing files that are being written or were not yet named by a manifest.
-    pub fn retain_but(&self, newest: usize, spared: &HashSet<String>) -> Result<usize, StoreError> {
-        let mut named = spared.clone();
-        let mut kept = 0;
-        let mut removed = 0;
-        let remove = |path: &Path| {
-            let gone = fs::remove_file(path);
-            gone.map_err(|source| StoreError::File { path: path.to_owned(), what: "delete an old checkpoint", source })
-        };
-        for (_, path) in self.manifests()? {
-            if kept == newest.max(1) {
-                // Before its files: a manifest without files would look like damage.
-                remove(&path)?;
-                removed += 1;
-                continue;
-            }
-            if let Ok(manifest) =
-                fs::read(&path).map_err(drop).and_then(|read| Manifest::from_bytes(&read).map_err(drop))
-            {
-                named.extend(manifest.files().map(|file| file.name.clone()));
-                kept += 1;
-            }
-        }
-        for (name, path) in self.entries()? {
-            if name.ends_with(SNAPSHOT_SUFFIX) && !named.contains(&name) {
-                remove(&path)?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
+    /// The same for a file that is no snapshot.
+    ///
+    /// # Errors
+    /// As [`reader`](Store::reader).
+    pub fn reader_of(&self, name: &str) -> io::Result<Reader> {
+        Reader::open(self, name)
     }
 
-    /// A name for a snapshot file that nothing has yet, from a readable stem.
-    pub(crate) fn unused_name(&self, stem: &str) -> String {
-        // After a crash, epochs are counted again from the checkpoint, and files of the first try may be there.
-        let names = (1..).map(|attempt| match attempt {
-            1 => format!("{stem}{SNAPSHOT_SUFFIX}"),
-            _ => format!("{stem}-{attempt}{SNAPSHOT_SUFFIX}"),
-        });
-        names.into_iter().find(|name| !self.path(name).exists()).expect("there is always a higher number")
+    /// Starts a new file, to be written by a thread that may wait. It counts once it is finished.
+    ///
+    /// # Errors
+    /// When there is one of that name in a directory, or it cannot be created. (An object store takes the name of
+    /// whatever is there: give a name that nothing has.)
+    pub fn create_blocking(&self, name: &str) -> Result<Writing, StoreError> {
+        Writing::create(self, name)
     }
 }
 
-/// Proves that a file is the one that was written, as far as its last chunk tells.
-fn prove_file(path: &Path, file: &FileRef) -> Result<(), String> {
-    let read = || -> io::Result<(u64, Vec<u8>)> {
-        let mut opened = File::open(path)?;
-        let bytes = opened.metadata()?.len();
-        let last_at = bytes.saturating_sub(1) / CHUNK_BYTES as u64 * CHUNK_BYTES as u64;
-        opened.seek(SeekFrom::Start(last_at))?;
-        let mut last = Vec::new();
-        opened.take(CHUNK_BYTES as u64).read_to_end(&mut last)?;
-        Ok((bytes, last))
+/// The scheme of an address, `None` for a path.
+fn scheme(place: &Path) -> Option<&str> {
+    let (scheme, _) = place.to_str()?.split_once("://")?;
+    let is_scheme = !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_scheme.then_some(scheme)
+}
+
+/// The schemes of object stores, and the features that speak them.
+const SCHEMES: [(&str, &str, bool); 3] = [
+    ("s3", "s3", cfg!(feature = "s3")),
+    ("gs", "gcs", cfg!(feature = "gcs")),
+    ("az", "azure", cfg!(feature = "azure")),
+];
+
+fn objects_place(address: &Path, scheme: &str, config: &StoreConfig) -> Result<Place, StoreError> {
+    let why = match SCHEMES.into_iter().find(|(known, ..)| *known == scheme) {
+        #[cfg(feature = "objects")]
+        Some((.., true)) => return objects::Bucket::open(address, config).map(Place::Objects),
+        Some((_, feature, _)) => format!(
+            "this program was built without the feature `{feature}`, which speaks to object stores of that kind: build it \
+             with `--features {feature}`, or name a directory"
+        ),
+        None => {
+            "an address begins with s3://, gs://, az:// or file://; anything else is the path of a directory".into()
+        }
     };
-    let (bytes, last) = read().map_err(|error| format!("cannot be read: {error}"))?;
+    #[cfg(not(feature = "objects"))]
+    let _ = config;
+    Err(StoreError::Address { place: address.to_owned(), why })
+}
+
+fn manifest_name(epoch: Epoch) -> String {
+    format!("manifest-{:020}.json", epoch.0)
+}
+
+/// All manifests by name, the newest first.
+fn manifests(listed: &[Listed]) -> Vec<(Epoch, String)> {
+    let number = |name: &str| name.strip_prefix("manifest-")?.strip_suffix(".json")?.parse().ok();
+    let epochs = listed.iter().filter_map(|file| Some((Epoch(number(&file.name)?), file.name.clone())));
+    let mut manifests: Vec<(Epoch, String)> = epochs.collect();
+    manifests.sort_unstable_by_key(|(epoch, _)| std::cmp::Reverse(*epoch));
+    manifests
+}
+
+/// Where the last chunk of so many bytes begins.
+fn last_at(bytes: u64) -> u64 {
+    bytes.saturating_sub(1) / CHUNK_BYTES as u64 * CHUNK_BYTES as u64
+}
+
+/// Proves that a file of `bytes` is the one that was written, as far as its last chunk tells.
+fn prove_file(file: &FileRef, bytes: u64, last: &[u8]) -> Result<(), String> {
     if bytes != file.bytes {
         return Err(format!("has {bytes} bytes instead of {}", file.bytes));
     }
     let index = (bytes.saturating_sub(1) / CHUNK_BYTES as u64) as u32;
-    let chunk = verify(&last, index).map_err(|damage| format!("is damaged in its last chunk: {damage}"))?;
+    let chunk = verify(last, index).map_err(|damage| format!("is damaged in its last chunk: {damage}"))?;
     let crcs = chunk.footer_crcs().ok_or("has no footer")?;
     if crc32c::crc32c_append(crcs, &chunk.crc32c.to_le_bytes()) != file.crc32c {
         return Err("is another file than the one that was written".to_owned());
