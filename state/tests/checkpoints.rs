@@ -2,106 +2,15 @@
 //! disk does not do as it is told.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod clicks;
+
 use std::collections::HashSet;
 use std::fs::OpenOptions;
-use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use glommio::{LocalExecutorBuilder, Placement};
-use millstream_state::{
-    DiskFault, DiskOperation, Drained, Epoch, FORMAT_VERSION, FileRef, Manifest, Namespace, OperatorPart, Part,
-    RestoreError, SnapshotFile, Store, StoreError, Table, TableConfig, TablePart, type_text,
-};
-
-const NS: Namespace = Namespace(-60_000);
-
-fn on_a_shard<T: 'static>(work: impl std::future::Future<Output = T> + 'static) -> T {
-    LocalExecutorBuilder::new(Placement::Unbound).io_memory(1 << 20).make().unwrap().run(work)
-}
-
-fn config() -> TableConfig {
-    TableConfig { operator: "clicks".into(), shard: 1, bytes_max: 64 << 20 }
-}
-
-fn add(table: &mut Table<u64, u64>, keys: std::ops::Range<u64>) {
-    let keys: Vec<u64> = keys.collect();
-    table.fold(NS, keys.len(), |row| keys[row], || 0, |value, _row| *value += 1).unwrap();
-}
-
-fn manifest(epoch: u64, files: Vec<FileRef>) -> Manifest {
-    let (key_type, value_type) = (type_text::<u64>(), type_text::<u64>());
-    let table = TablePart { name: "count".into(), key_type, value_type, files };
-    let operator = OperatorPart {
-        uid: "clicks".into(),
-        blob: serde_json::Value::Null,
-        tables: vec![table],
-        committables: Vec::new(),
-    };
-    Manifest {
-        format_version: FORMAT_VERSION,
-        job: "test".into(),
-        epoch: Epoch(epoch),
-        created_ms: 0,
-        graph_fingerprint: 1,
-        graph: "clicks".into(),
-        shards: 2,
-        parts: vec![Part { shard: 1, operators: vec![operator] }],
-    }
-}
-
-/// What the engine does at a barrier, without a road going on beside it.
-async fn checkpoint(table: &mut Table<u64, u64>, store: &Store, epoch: u64) -> Result<(), StoreError> {
-    table.freeze(Epoch(epoch));
-    let checkpointed = write(table, store, epoch).await;
-    match checkpointed {
-        Ok(file) => {
-            table.confirm(file);
-            Ok(())
-        }
-        Err(error) => {
-            table.abort();
-            Err(error)
-        }
-    }
-}
-
-async fn write(table: &mut Table<u64, u64>, store: &Store, epoch: u64) -> Result<Option<FileRef>, StoreError> {
-    let mut file: Option<SnapshotFile> = None;
-    loop {
-        let drained = table.drain(64 << 10);
-        while let Some(chunk) = table.take_chunk() {
-            let writing = match &mut file {
-                Some(writing) => writing,
-                None => file.insert(SnapshotFile::create(store, &format!("epoch-{epoch}-clicks-1")).await?),
-            };
-            let chunk = writing.write(chunk).await?;
-            table.give_back(chunk);
-        }
-        if drained == Drained::Done {
-            break;
-        }
-    }
-    let file = match file {
-        Some(file) => Some(file.finish().await?),
-        None => None,
-    };
-    store.publish(&manifest(epoch, table.chain(file.as_ref())))?;
-    Ok(file)
-}
-
-fn restore(store: &Store, manifest: &Manifest) -> Table<u64, u64> {
-    Table::restore(config(), store, &manifest.parts[0].operators[0].tables[0].files).unwrap().0
-}
-
-fn entries(table: &Table<u64, u64>) -> Vec<(u64, u64)> {
-    let mut entries = Vec::new();
-    table.scan(NS, |key, value| entries.push((*key, *value)));
-    entries.sort_unstable();
-    entries
-}
+use clicks::{NS, add, checkpoint, config, entries, manifest, on_a_shard, restore, whatever_fails, write};
+use millstream_state::{Epoch, FileRef, RestoreError, Store, Table, TableConfig};
 
 #[test]
 fn state_goes_to_disk_and_comes_back() {
@@ -155,58 +64,14 @@ fn a_name_that_is_taken_is_not_written_over() {
     assert_eq!(std::fs::read(store.path("epoch-1-clicks-1.snap")).unwrap(), b"of the first try");
 }
 
-/// Fails the operation number `nth` of those that come.
-fn fail_nth(nth: usize, count: &Arc<AtomicUsize>) -> DiskFault {
-    let count = Arc::clone(count);
-    Arc::new(move |operation: DiskOperation, _: &Path| {
-        if count.fetch_add(1, Ordering::Relaxed) == nth {
-            let number = if operation == DiskOperation::Write { libc::ENOSPC } else { libc::EIO };
-            return Err(io::Error::from_raw_os_error(number));
-        }
-        Ok(())
-    })
-}
-
 #[test]
 fn whatever_fails_the_checkpoint_before_stands_and_the_next_has_it_all() {
-    for nth in 0.. {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
-        let (asked, count) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let faulty = store.clone().with_fault(fail_nth(nth, &count));
-        let (on_shard, asked_on_shard) = (store.clone(), Arc::clone(&asked));
-        let failed = on_a_shard(async move {
-            let mut table = Table::new(config()).unwrap();
-            add(&mut table, 0..60_000);
-            checkpoint(&mut table, &on_shard, 1).await.unwrap();
-            let first = entries(&table);
-            add(&mut table, 0..100_000);
-
-            let failed = checkpoint(&mut table, &faulty, 2).await;
-            let newest = on_shard.newest().unwrap();
-            assert!(newest.rejected.is_empty());
-            let manifest = newest.manifest.unwrap();
-            if let Err(error) = &failed {
-                assert!(error.to_string().contains(on_shard.directory().to_str().unwrap()), "{error}");
-                assert_eq!(manifest.epoch, Epoch(1));
-                assert_eq!(entries(&restore(&on_shard, &manifest)), first);
-                asked_on_shard.fetch_add(1, Ordering::Relaxed);
-            } else {
-                assert_eq!(manifest.epoch, Epoch(2));
-            }
-
-            add(&mut table, 5..10);
-            checkpoint(&mut table, &on_shard, 3).await.unwrap();
-            let manifest = on_shard.newest().unwrap().manifest.unwrap();
-            assert_eq!((manifest.epoch, entries(&restore(&on_shard, &manifest))), (Epoch(3), entries(&table)));
-            failed.is_err()
-        });
-        store.retain(3).unwrap();
-        if !failed {
-            assert!(nth >= 9, "create, chunks, sync; create, write, sync, rename, sync: only {nth} operations");
-            return;
-        }
-    }
+    let directories = tempfile::tempdir().unwrap();
+    let count = AtomicUsize::new(0);
+    // List, create, chunks, sync; list, create, write, sync, link, sync.
+    whatever_fails(9, || {
+        Store::open(directories.path().join(count.fetch_add(1, Ordering::Relaxed).to_string())).unwrap()
+    });
 }
 
 #[test]
