@@ -1,9 +1,10 @@
 //! A keyed stream and its windows: what a user says between `key_by` and `aggregate`.
 
 use std::any::type_name;
+use std::io;
 use std::rc::Rc;
 
-use millstream_state::{Fixed, Key, Table, TableConfig};
+use millstream_state::{Fixed, Key, RestoreError, Table, TableConfig};
 
 use super::flow::Flow;
 use super::graph::{Graph, NodeId, Site};
@@ -150,7 +151,16 @@ fn restore<K: Key, V: Fixed>(site: &Site, uid: &str) -> Result<(Table<K, V>, Tim
     };
     let watermark = serde_json::from_value(part.blob["watermark"].clone()).map_err(|error| unusable(&error))?;
     let files = part.tables.first().map_or(&[][..], |table| &table.files[..]);
-    let (table, restored) = Table::restore(config, store, files).map_err(|error| unusable(&error))?;
+    let (table, restored) = Table::restore(config, store, files).map_err(|error| match error {
+        // The store is away and the checkpoint as good as ever: an older one must not be taken for it.
+        RestoreError::Read { source, .. } if !store.is_local() && source.kind() != io::ErrorKind::NotFound => {
+            JobError::Failed { cause: format!("operator \"{uid}\": {source}"), restarts: 0 }
+        }
+        RestoreError::Read { .. } | RestoreError::Damaged { .. } | RestoreError::Contradiction { .. } => {
+            JobError::Damaged(format!("operator \"{uid}\": {error}"))
+        }
+        error => unusable(&error),
+    })?;
     tracing::info!(
         operator = uid,
         shard = site.shard,

@@ -10,7 +10,6 @@ use super::{DiskOperation, Place, Store, local};
 /// file system can (give it memory aligned to 4 KiB, and whole blocks); of an object store some requests ahead.
 pub struct Reader {
     store: Store,
-    name: String,
     path: PathBuf,
     len: u64,
     bytes: Bytes,
@@ -37,7 +36,7 @@ impl Reader {
                 (len, Bytes::Objects(super::objects::Ahead::new(bucket, name, len)))
             }
         };
-        Ok(Reader { store: store.clone(), name: name.to_owned(), path, len, bytes })
+        Ok(Reader { store: store.clone(), path, len, bytes })
     }
 
     /// The file's length in bytes.
@@ -57,12 +56,12 @@ impl Reader {
     /// # Errors
     /// When the file ends before them, or cannot be read.
     pub fn get_range(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        match &self.store.place {
-            Place::Local => local::get_range(&self.store.gate, &self.path, offset, len),
+        match &self.bytes {
+            Bytes::Local(_) => local::get_range(&self.store.gate, &self.path, offset, len),
             #[cfg(feature = "objects")]
-            Place::Objects(bucket) => {
+            Bytes::Objects(ahead) => {
                 self.store.ask(DiskOperation::Read, &self.path)?;
-                bucket.get_range(&self.name, offset, len)
+                ahead.get_range(offset, len)
             }
         }
     }

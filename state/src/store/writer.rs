@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use super::{DiskOperation, Place, Store, StoreError, local};
+#[cfg(feature = "objects")]
+use super::DiskOperation;
+use super::{Place, Store, StoreError, local};
 
 /// A file being written by a thread that may wait. Dropped before it is finished, or after an error, it leaves nothing.
 pub struct Writing {

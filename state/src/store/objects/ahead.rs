@@ -43,6 +43,13 @@ impl Ahead {
         Ok(len)
     }
 
+    /// Bytes from anywhere, exactly so many.
+    pub(in crate::store) fn get_range(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let (bucket, key) = (self.bucket.clone(), self.key.clone());
+        let range = async move { within(bucket.patience.total, bucket.range(&key, offset, len as u64)).await };
+        runtime::run(range).map(|bytes| bytes.to_vec())
+    }
+
     /// Keeps as many requests under way as there may be.
     fn ask(&mut self) -> io::Result<()> {
         while self.coming.len() < RANGES_AHEAD && self.asked < self.len {

@@ -150,11 +150,6 @@ impl Bucket {
         Ok(self.ask(key, head).await?.size)
     }
 
-    pub(super) fn get_range(&self, name: &str, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let (bucket, key) = (self.clone(), self.key(name));
-        self.run(async move { bucket.range(&key, offset, len as u64).await.map(|bytes| bytes.to_vec()) })
-    }
-
     /// Bytes of an object, exactly so many.
     async fn range(&self, key: &Key, offset: u64, len: u64) -> io::Result<Bytes> {
         let range = offset..offset + len;
