@@ -75,18 +75,12 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
         restarts: Vec::new(),
         restarts_in_a_row: 0,
         highest: Epoch(0),
+        is_swept: false,
         checkpoints: empty_checkpoint_report(),
     };
     // A manifest that does not fit is a usage error, told before anything runs.
     let newest = lead.newest_before(None).map_err(unusable)?;
     let restored = lead.believe(newest)?;
-    if let Some(store) = &lead.store {
-        match store.sweep() {
-            Ok(0) => {}
-            Ok(files) => tracing::info!(files, "files of attempts that ended in the middle were deleted"),
-            Err(error) => tracing::warn!(%error, "files of attempts that ended in the middle could not be deleted"),
-        }
-    }
     let lead = move || {
         let _until_the_end = signals;
         lead.run(restored)
@@ -171,6 +165,8 @@ pub(super) struct Lead {
     pub(super) restarts_in_a_row: u32,
     /// The highest epoch that a manifest in the store has in its name: taken, whether or not it is believed.
     pub(super) highest: Epoch,
+    /// What attempts of other processes have left was deleted.
+    is_swept: bool,
     pub(super) checkpoints: CheckpointReport,
 }
 
@@ -336,6 +332,7 @@ impl Lead {
                 other => return Outcome::Failed { why: format!("a shard did not start: {other:?}"), is_final: false },
             }
         }
+        self.sweep_once();
         let settings = EpochSettings {
             shards: self.config.shards,
             interval: self.config.checkpoint_interval,
@@ -401,6 +398,18 @@ impl Lead {
                     return Outcome::Failed { why: "all shards have ended".into(), is_final: false };
                 }
             }
+        }
+    }
+
+    /// Deletes what attempts have left that ended in the middle. Only now, when every shard has taken the checkpoint for its
+    /// own: a job that refuses to start changes nothing. And before the first snapshot, which nothing names yet either.
+    fn sweep_once(&mut self) {
+        let Some(store) = self.store.as_ref().filter(|_| !self.is_swept) else { return };
+        self.is_swept = true;
+        match store.sweep() {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(files, "files of attempts that ended in the middle were deleted"),
+            Err(error) => tracing::warn!(%error, "files of attempts that ended in the middle could not be deleted"),
         }
     }
 

@@ -11,7 +11,7 @@ use super::process::{Lead, unusable};
 
 impl Lead {
     /// Waits as the restart strategy says, or fails for good.
-    pub(super) fn wait_for_restart(&mut self, why: String, is_final: bool) -> Result<(), JobError> {
+    fn wait_for_restart(&mut self, why: String, is_final: bool) -> Result<(), JobError> {
         self.restarts_in_a_row += 1;
         let delay = self.config.restart.delay(self.restarts_in_a_row).filter(|_| !is_final);
         let restarts = self.restarts.len() as u32;
