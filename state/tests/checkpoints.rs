@@ -174,3 +174,97 @@ fn a_full_table_says_so_and_stays_whole() {
     let held = entries(&table);
     assert!(held.len() > 1500 && held.iter().all(|&(_, value)| value == 1), "{} entries", held.len());
 }
+
+#[test]
+fn what_nothing_names_is_deleted_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    clicks::clears_what_nothing_names(&Store::open(directory.path()).unwrap());
+}
+
+#[test]
+fn nothing_is_deleted_while_a_manifest_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    clicks::deletes_nothing_unread(&Store::open(directory.path()).unwrap());
+}
+
+#[test]
+fn a_file_written_by_hand_is_whole_or_not_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    clicks::writes_whole_files_or_none(&store);
+    let left = clicks::names(&store);
+    assert_eq!(left.len(), 1, "{left:?}");
+    let error = store.create_blocking(&left[0]).unwrap_err().to_string();
+    assert!(error.contains("cannot create the file"), "what is there is not written over: {error}");
+}
+
+/// A disk that cannot read a file today will not read it tomorrow: the checkpoint before is taken.
+#[test]
+fn a_disk_that_cannot_read_falls_back_to_the_checkpoint_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    clicks::take(&store, &[0..1_000, 500..2_000]);
+    for unread in ["manifest-00000000000000000002.json", "epoch-2-clicks-1.snap"] {
+        let faulty = store.clone().with_fault(clicks::unreadable(unread));
+        let newest = faulty.newest().unwrap();
+        assert_eq!((newest.manifest.unwrap().epoch, newest.highest), (Epoch(1), Epoch(2)));
+        let why = newest.rejected[0].why.to_string();
+        assert!(why.contains("cannot be read") && why.contains("Input/output error"), "{why}");
+    }
+    let chain: Vec<FileRef> = store.newest().unwrap().manifest.unwrap().files().cloned().collect();
+    let faulty = store.clone().with_fault(clicks::unreadable("epoch-2-clicks-1.snap"));
+    let error = Table::<u64, u64>::restore(config(), &faulty, &chain).err().unwrap();
+    assert!(matches!(error, RestoreError::Read { .. }), "{error}");
+    assert!(store.with_fault(clicks::unreadable("")).newest().is_err(), "a directory that cannot be listed");
+}
+
+#[test]
+fn a_manifest_torn_at_any_byte_is_not_believed_and_keeps_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    clicks::take(&store, &[0..10, 5..20]);
+    let path = store.manifest_path(Epoch(2));
+    let whole = std::fs::read(&path).unwrap();
+    let on_disk = OpenOptions::new().write(true).open(&path).unwrap();
+    for len in (0..whole.len()).rev() {
+        on_disk.set_len(len as u64).unwrap();
+        let newest = store.newest().unwrap();
+        assert_eq!((newest.manifest.unwrap().epoch, newest.highest), (Epoch(1), Epoch(2)), "cut to {len}");
+        assert_eq!(newest.rejected[0].path, path);
+    }
+    assert!(store.publish(&manifest(2, Vec::new())).unwrap_err().is_fenced());
+    store.publish(&manifest(3, Vec::new())).unwrap();
+}
+
+#[test]
+fn a_manifest_that_names_a_file_that_is_gone_is_not_published() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let file = FileRef { name: "epoch-1-clicks-1.snap".into(), bytes: 4096, crc32c: 0 };
+    let error = store.publish(&manifest(1, vec![file])).unwrap_err().to_string();
+    assert!(error.contains("epoch-1-clicks-1.snap: cannot find the snapshot"), "{error}");
+    assert!(clicks::names(&store).is_empty());
+}
+
+#[test]
+fn addresses_are_followed_or_refused_with_advice() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = format!("file://{}/inside", directory.path().display());
+    let store = Store::open(&address).unwrap();
+    assert_eq!(store.directory(), directory.path().join("inside"));
+    let refused = |address: &str, words: &str| {
+        let error = Store::open(address).unwrap_err().to_string();
+        assert!(error.contains(address) && error.contains(words), "{error}");
+    };
+    refused("file://host/path", "three slashes");
+    refused("ftp://bucket/prefix", "s3://, gs://, az:// or file://");
+    for (address, feature, is_there) in [
+        ("s3://bucket/prefix", "`--features s3`", cfg!(feature = "s3")),
+        ("gs://bucket/prefix", "`--features gcs`", cfg!(feature = "gcs")),
+        ("az://bucket/prefix", "`--features azure`", cfg!(feature = "azure")),
+    ] {
+        if !is_there {
+            refused(address, feature);
+        }
+    }
+}

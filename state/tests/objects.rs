@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::sync::Barrier;
 use std::time::Duration;
 
-use clicks::{add, checkpoint, config, entries, manifest, on_a_shard, restore, whatever_fails};
+use clicks::{add, checkpoint, config, entries, manifest, names, on_a_shard, restore, take, whatever_fails};
 use millstream_state::{
     CHUNK_BYTES, Epoch, FileRef, Manifest, Patience, RestoreError, Store, StoreConfig, StoreError, Table,
 };
@@ -19,25 +19,6 @@ use s3::{Road, server};
 fn open(place: &str) -> Store {
     let config = StoreConfig { settings: server().settings(), ..StoreConfig::default() };
     Store::open_with(place, &config).unwrap()
-}
-
-fn names(store: &Store) -> Vec<String> {
-    let mut names: Vec<String> = store.list("").unwrap().into_iter().map(|file| file.name).collect();
-    names.sort_unstable();
-    names
-}
-
-/// Takes a checkpoint after each of these ranges of keys was counted.
-fn take(store: &Store, ranges: &'static [std::ops::Range<u64>]) -> Vec<(u64, u64)> {
-    let store = store.clone();
-    on_a_shard(async move {
-        let mut table = Table::new(config()).unwrap();
-        for (range, epoch) in ranges.iter().zip(1..) {
-            add(&mut table, range.clone());
-            checkpoint(&mut table, &store, epoch).await.unwrap();
-        }
-        entries(&table)
-    })
 }
 
 fn newest(store: &Store) -> Manifest {
@@ -69,6 +50,21 @@ fn state_goes_to_the_store_and_comes_back() {
 fn whatever_fails_the_checkpoint_before_stands_and_the_next_has_it_all() {
     // Create, chunks, sync; list, put.
     whatever_fails(5, || open(&s3::place()));
+}
+
+#[test]
+fn what_nothing_names_is_deleted_and_nothing_else() {
+    clicks::clears_what_nothing_names(&open(&s3::place()));
+}
+
+#[test]
+fn nothing_is_deleted_while_a_manifest_cannot_be_read() {
+    clicks::deletes_nothing_unread(&open(&s3::place()));
+}
+
+#[test]
+fn a_file_written_by_hand_is_whole_or_not_there() {
+    clicks::writes_whole_files_or_none(&open(&s3::place()));
 }
 
 #[test]

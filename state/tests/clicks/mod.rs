@@ -157,3 +157,124 @@ pub(crate) fn whatever_fails(operations: usize, open: impl Fn() -> Store) {
         }
     }
 }
+
+pub(crate) fn names(store: &Store) -> Vec<String> {
+    let mut names: Vec<String> = store.list("").unwrap().into_iter().map(|file| file.name).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Takes a checkpoint after each of these ranges of keys was counted; returns what was counted in the end.
+pub(crate) fn take(store: &Store, ranges: &'static [std::ops::Range<u64>]) -> Vec<(u64, u64)> {
+    let store = store.clone();
+    on_a_shard(async move {
+        let mut table = Table::new(config()).unwrap();
+        for (range, epoch) in ranges.iter().zip(1..) {
+            add(&mut table, range.clone());
+            checkpoint(&mut table, &store, epoch).await.unwrap();
+        }
+        entries(&table)
+    })
+}
+
+/// What is deleted when, in an empty store.
+pub(crate) fn clears_what_nothing_names(store: &Store) {
+    let expected = take(store, &[0..1_000, 500..2_000, 3..9, 0..100, 7..8]);
+    let manifest_name = |epoch: u64| format!("manifest-{epoch:020}.json");
+    let strays = ["epoch-5-stray-0.snap", "epoch-6-of-a-rival-0.snap", "manifest-00000000000000000005.json.1-2.next"];
+    for stray in strays {
+        store.put(stray, b"half of it").unwrap();
+    }
+    store.put("not-ours.txt", b"stays").unwrap();
+    let sub = store.sub("savepoints/first").unwrap();
+    sub.put("epoch-1-clicks-1.snap", b"stays").unwrap();
+
+    store.retain(2).unwrap();
+    let mut kept = vec![manifest_name(4), manifest_name(5), strays[1].into(), strays[2].into(), "not-ours.txt".into()];
+    for epoch in [4, 5] {
+        let manifest = Manifest::from_bytes(&store.get(&manifest_name(epoch)).unwrap()).unwrap();
+        kept.extend(manifest.files().map(|file| file.name.clone()));
+    }
+    kept.sort_unstable();
+    kept.dedup();
+    assert_eq!(names(store), kept);
+
+    assert_eq!(store.sweep().unwrap(), 2);
+    kept.retain(|name| !strays.contains(&&**name));
+    assert_eq!(names(store), kept);
+    assert_eq!(names(&sub), ["epoch-1-clicks-1.snap"]);
+    let newest = store.newest().unwrap();
+    assert_eq!(entries(&restore(store, &newest.manifest.unwrap())), expected);
+
+    // A manifest that is damaged is not counted and keeps nothing; its name is a number that is taken.
+    let newest_bytes = store.get(&manifest_name(5)).unwrap();
+    store.put(&manifest_name(6), &newest_bytes[..newest_bytes.len() - 1]).unwrap();
+    store.retain(2).unwrap();
+    assert_eq!(store.list("manifest-").unwrap().len(), 3);
+    let newest = store.newest().unwrap();
+    assert_eq!((newest.manifest.unwrap().epoch, newest.highest, newest.rejected.len()), (Epoch(5), Epoch(6), 1));
+    assert!(store.publish(&manifest(6, Vec::new())).unwrap_err().is_fenced());
+    // One of another version may need any file: nothing goes.
+    let other = String::from_utf8(newest_bytes).unwrap().replacen("\"format_version\": 1", "\"format_version\": 9", 1);
+    let body = &other[..other.trim_end().rfind('\n').unwrap() + 1];
+    let sealed = format!("{body}crc32c {:08x} over {} bytes\n", crc32c::crc32c(body.as_bytes()), body.len());
+    store.put(&manifest_name(7), sealed.as_bytes()).unwrap();
+    let before = names(store);
+    let error = store.retain(1).unwrap_err().to_string();
+    assert!(error.contains("nothing was deleted") && error.contains("version 9"), "{error}");
+    assert_eq!(names(store), before);
+}
+
+/// Fails all reads of files whose names contain `words`.
+pub(crate) fn unreadable(words: &'static str) -> DiskFault {
+    Arc::new(move |operation: DiskOperation, path: &Path| {
+        if operation == DiskOperation::Read && path.to_str().unwrap().contains(words) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        Ok(())
+    })
+}
+
+/// A manifest that cannot be read deletes nothing, in an empty store.
+pub(crate) fn deletes_nothing_unread(store: &Store) {
+    take(store, &[0..1_000, 500..2_000, 3..9]);
+    store.put("epoch-1-stray-0.snap", b"half of it").unwrap();
+    let before = names(store);
+    for unread in ["manifest-00000000000000000003", "manifest-00000000000000000002"] {
+        let faulty = store.clone().with_fault(unreadable(unread));
+        for error in [faulty.retain(2).unwrap_err(), faulty.sweep().unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.contains("nothing was deleted") && error.contains(unread), "{error}");
+        }
+        assert_eq!(names(store), before);
+    }
+    // An older one than those that are kept goes unread.
+    store.clone().with_fault(unreadable("manifest-00000000000000000001")).retain(2).unwrap();
+    assert_eq!(store.list("manifest-").unwrap().len(), 2);
+}
+
+/// Writes by hand, as a savepoint does, each operation failing in turn: there is the whole file or none.
+pub(crate) fn writes_whole_files_or_none(store: &Store) {
+    let bytes: Vec<u8> = (0..3 << 19).map(|at: u32| (at % 251) as u8).collect();
+    for nth in 0.. {
+        let count = Arc::default();
+        let faulty = store.clone().with_fault(fail_nth(nth, &count));
+        let name = format!("by-hand-{nth}");
+        let written = faulty.create_blocking(&name).map_err(io::Error::other).and_then(|mut file| {
+            bytes.chunks(1 << 19).try_for_each(|chunk| io::Write::write_all(&mut file, chunk))?;
+            file.finish().map_err(io::Error::other)
+        });
+        match written {
+            Ok(len) => {
+                assert_eq!(len, bytes.len() as u64);
+                assert!(store.get(&name).unwrap() == bytes);
+                assert!(
+                    store.reader_of(&name).unwrap().get_range(1_000_000, 300).unwrap() == bytes[1_000_000..][..300]
+                );
+                assert!(nth >= 5, "create, three writes, sync: only {nth} operations");
+                return;
+            }
+            Err(_) => assert!(store.get(&name).is_err(), "{name} is there"),
+        }
+    }
+}
