@@ -200,6 +200,40 @@ fn an_answer_that_was_lost_is_looked_up() {
 }
 
 #[test]
+fn an_upload_whose_end_was_not_confirmed_is_looked_up() {
+    let road = Road::to(server());
+    let place = s3::place();
+    let store = behind(&road, &place, Duration::from_secs(20));
+    let bytes = vec![7; 20 << 20];
+    for (name, words) in [("a-part", "&uploadId="), ("the-end", "?uploadId=")] {
+        road.lose_answer_to(words);
+        let mut file = store.create_blocking(name).unwrap();
+        file.write_all(&bytes).unwrap();
+        file.finish().unwrap();
+        assert!(road.has_lost(), "{name}");
+        assert!(store.get(name).unwrap() == bytes, "{name}");
+    }
+    assert_eq!(server().unfinished(&place), 0);
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_named_when_it_is_opened() {
+    let road = Road::to(server());
+    road.close();
+    let ms = Duration::from_millis;
+    let patience = Patience { total: ms(400), request: ms(1_000), wait_initial: ms(5), wait_max: ms(50) };
+    let config = StoreConfig { settings: road.settings(), patience };
+    let error = Store::open_with(s3::place(), &config).unwrap_err().to_string();
+    assert!(error.contains("cannot be written to") && error.contains("Check the bucket's name"), "{error}");
+    let settings = vec![("AWS_REGOIN".into(), "us-east-1".into())];
+    let error =
+        Store::open_with(s3::place(), &StoreConfig { settings, ..StoreConfig::default() }).unwrap_err().to_string();
+    assert!(error.to_lowercase().contains("aws_regoin"), "{error}");
+    let error = Store::open("s3:///prefix").unwrap_err().to_string();
+    assert!(error.contains("names no bucket"), "{error}");
+}
+
+#[test]
 fn checkpoints_fail_while_the_store_is_away_and_the_next_has_it_all() {
     let road = Road::to(server());
     let place = s3::place();

@@ -22,6 +22,7 @@ use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::path::Path as Key;
@@ -39,10 +40,12 @@ use super::config::{Patience, StoreConfig};
 use super::{Listed, StoreError};
 use retry::{Retries, is_transient, plain};
 
+/// An object store that is opened shows in this time that it is there.
+const PROBE: Duration = Duration::from_secs(10);
 /// Requests of a kind under way at once, so that many files do not mean many connections.
 const REQUESTS_MAX: usize = 16;
-/// Who put a manifest, among its attributes: two coordinators may put the same bytes.
-const WRITER: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("millstream-writer"));
+/// Who put a manifest, among its attributes: two coordinators may put the same bytes. Letters only, as Azure wants it.
+const WRITER: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("millstreamwriter"));
 
 /// A prefix in a bucket. Clones are the same.
 #[derive(Clone)]
@@ -59,18 +62,20 @@ pub(crate) struct Bucket {
 impl Bucket {
     /// Connects, and proves that objects can be put.
     pub(super) fn open(address: &Path, config: &StoreConfig) -> Result<Bucket, StoreError> {
-        let (client, prefix) = address::connect(address, config)?;
-        let bucket = Bucket {
-            client,
-            prefix,
-            patience: config.patience,
-            token: random(),
-            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
-        };
+        // Whoever has mistyped an endpoint is not to wait for it as for one that is known to exist.
+        let mut hasty = config.clone();
+        hasty.patience.total = hasty.patience.total.min(PROBE);
+        let trial = Bucket::connect(address, &hasty)?;
         let probe = format!("{}{:016x}", super::local::PROBE_PREFIX, random());
-        let proof = bucket.put(&probe, b"probe").and_then(|()| bucket.delete(std::slice::from_ref(&probe)));
+        let proof = trial.put(&probe, b"probe").and_then(|()| trial.delete(std::slice::from_ref(&probe)));
         proof.map_err(|source| StoreError::Bucket { place: address.to_owned(), what: "written to", source })?;
-        Ok(bucket)
+        Bucket::connect(address, config)
+    }
+
+    fn connect(address: &Path, config: &StoreConfig) -> Result<Bucket, StoreError> {
+        let (client, prefix) = address::connect(address, config)?;
+        let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+        Ok(Bucket { client, prefix, patience: config.patience, token: random(), requests })
     }
 
     /// What is under `directory` of this one.
@@ -274,7 +279,7 @@ where
 }
 
 /// The work's answer, or that it did not come in time.
-async fn within<T>(total: std::time::Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+async fn within<T>(total: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("the object store did not answer within {total:?}"));
     tokio::time::timeout(total, work).await.unwrap_or_else(|_| Err(late()))
 }
