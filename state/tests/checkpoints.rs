@@ -1,6 +1,5 @@
 //! A checkpoint's whole way, on a real file system: table, snapshot file, manifest, restore; and what happens when the
 //! disk does not do as it is told.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod clicks;
 

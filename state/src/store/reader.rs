@@ -18,7 +18,7 @@ pub struct Reader {
 enum Bytes {
     Local(File),
     #[cfg(feature = "objects")]
-    Objects(super::objects::Ahead),
+    Objects(Box<super::objects::Ahead>),
 }
 
 impl Reader {
@@ -33,7 +33,7 @@ impl Reader {
             #[cfg(feature = "objects")]
             Place::Objects(bucket) => {
                 let len = bucket.len(name)?;
-                (len, Bytes::Objects(super::objects::Ahead::new(bucket, name, len)))
+                (len, Bytes::Objects(Box::new(super::objects::Ahead::new(bucket, name, len))))
             }
         };
         Ok(Reader { store: store.clone(), path, len, bytes })

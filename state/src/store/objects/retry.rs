@@ -37,20 +37,15 @@ pub(super) struct Retries {
 
 impl Retries {
     pub(super) fn new(patience: &Patience) -> Retries {
-        #[expect(clippy::disallowed_methods, reason = "the client's thread has a clock of its own, tokio's")]
-        let deadline = Instant::now() + patience.total;
-        Retries { deadline, wait: patience.wait_initial, wait_max: patience.wait_max }
+        // The client's thread has a clock of its own, tokio's.
+        Retries { deadline: Instant::now() + patience.total, wait: patience.wait_initial, wait_max: patience.wait_max }
     }
 
     /// Waits for the next try; false if there is no time left for one.
     pub(super) async fn wait(&mut self) -> bool {
         // Between half of it and all: those who failed together do not come back together.
         let share = 0.5 + (super::random() >> 11) as f64 / (1u64 << 54) as f64;
-        let until = {
-            #[expect(clippy::disallowed_methods, reason = "the client's thread has a clock of its own, tokio's")]
-            let now = Instant::now();
-            now + self.wait.mul_f64(share)
-        };
+        let until = Instant::now() + self.wait.mul_f64(share);
         if until >= self.deadline {
             return false;
         }
