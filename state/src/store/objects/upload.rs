@@ -289,3 +289,27 @@ async fn gather(
         _ => Err(plain(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The one test that touches the common room: it counts for the whole process.
+    #[test]
+    fn memory_is_bounded_and_every_file_can_fill_a_part() {
+        let mut files: Vec<State> = (0..20).map(|_| State::default()).collect();
+        let greedy = &mut files[0];
+        while greedy.admit(CHUNK_BYTES) {}
+        assert_eq!(greedy.held, OWN_BYTES + COMMON_BYTES);
+        for file in &mut files[1..] {
+            while file.admit(CHUNK_BYTES) {}
+            assert_eq!(file.held, PART_BYTES, "a part's worth, whatever the others have");
+        }
+        files[0].release(PART_BYTES);
+        assert!(files[1].admit(CHUNK_BYTES), "what one gives back another may have");
+        for file in &mut files {
+            file.release(file.held);
+        }
+        assert_eq!(COMMON_USED.load(Ordering::Relaxed), 0);
+    }
+}
