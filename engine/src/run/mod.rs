@@ -7,5 +7,7 @@ pub mod metrics;
 pub(crate) mod panics;
 pub(crate) mod residence;
 pub(crate) mod process;
+pub(crate) mod publisher;
+pub(crate) mod resume;
 pub(crate) mod shard;
 pub mod task;

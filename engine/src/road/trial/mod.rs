@@ -400,7 +400,7 @@ impl World {
     async fn take_epoch(&mut self) {
         let barrier = Barrier { epoch: Epoch(self.epoch), last: false };
         for shard in &mut self.shards {
-            shard.epoch = Some(OpenEpoch::new(barrier, shard.tasks.len(), shard.io.clone()));
+            shard.epoch = Some(OpenEpoch::new(barrier, shard.tasks.len(), shard.io.clone(), u64::MAX));
             shard.script.barrier.set(Some(barrier));
         }
         for patience in 0.. {
