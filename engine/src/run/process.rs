@@ -166,7 +166,7 @@ pub(super) struct Lead {
     /// The highest epoch that a manifest in the store has in its name: taken, whether or not it is believed.
     pub(super) highest: Epoch,
     /// What attempts of other processes have left was deleted.
-    is_swept: bool,
+    pub(super) is_swept: bool,
     pub(super) checkpoints: CheckpointReport,
 }
 
@@ -398,18 +398,6 @@ impl Lead {
                     return Outcome::Failed { why: "all shards have ended".into(), is_final: false };
                 }
             }
-        }
-    }
-
-    /// Deletes what attempts have left that ended in the middle. Only now, when every shard has taken the checkpoint for its
-    /// own: a job that refuses to start changes nothing. And before the first snapshot, which nothing names yet either.
-    fn sweep_once(&mut self) {
-        let Some(store) = self.store.as_ref().filter(|_| !self.is_swept) else { return };
-        self.is_swept = true;
-        match store.sweep() {
-            Ok(0) => {}
-            Ok(files) => tracing::info!(files, "files of attempts that ended in the middle were deleted"),
-            Err(error) => tracing::warn!(%error, "files of attempts that ended in the middle could not be deleted"),
         }
     }
 

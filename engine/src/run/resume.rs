@@ -1,4 +1,4 @@
-//! From which checkpoint an attempt goes on, and whether there is another attempt at all.
+//! From which checkpoint an attempt goes on, whether there is another attempt at all, and what earlier ones have left.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -95,5 +95,17 @@ impl Lead {
             )));
         }
         Ok(Some(Arc::new(manifest)))
+    }
+
+    /// Deletes what attempts have left that ended in the middle. Only now, when every shard has taken the checkpoint for its
+    /// own: a job that refuses to start changes nothing. And before the first snapshot, which nothing names yet either.
+    pub(super) fn sweep_once(&mut self) {
+        let Some(store) = self.store.as_ref().filter(|_| !self.is_swept) else { return };
+        self.is_swept = true;
+        match store.sweep() {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(files, "files of attempts that ended in the middle were deleted"),
+            Err(error) => tracing::warn!(%error, "files of attempts that ended in the middle could not be deleted"),
+        }
     }
 }

@@ -92,7 +92,8 @@ pub(super) struct YsbArgs {
     #[arg(long, value_name = "D", default_value = "1s", value_parser = duration_or_off)]
     checkpoint_interval: DurationOrOff,
 
-    /// Where checkpoints are kept; a run continues from the newest one there [default: a fresh temporary directory]
+    /// Where checkpoints are kept, a directory or s3://BUCKET/PREFIX; a run continues from the newest one there [default: a
+    /// fresh temporary directory]
     #[arg(long, value_name = "DIR")]
     checkpoint_dir: Option<PathBuf>,
 
