@@ -61,6 +61,7 @@ pub use road::chain::Chain;
 pub use road::event_time::Watermarks;
 pub use road::fallible::{DeadLetter, OnError};
 pub use road::lookup::LookupTable;
+pub use road::running::Updated;
 pub use road::sink::{Guarantee, Sink, SinkError, SinkWriter};
 pub use road::source::{Items, Polled, Source, SourceError, Split};
 pub use road::window::{Tumbling, Window, Windowed};

@@ -3,6 +3,7 @@
 //! The closure given to [`Job::new`](crate::Job::new) runs once for planning, where only the operators are noted, and
 //! once on every shard, where the same words build tasks. Both must give the same graph; its fingerprint says whether.
 
+use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use millstream_network::{Receiver, Sender};
 use millstream_state::{Manifest, OperatorPart, Store};
 
 use super::config::Config;
+use super::tables::RestoreFigures;
 use crate::road::sink::Guarantee;
 use crate::run::fault::JobError;
 use crate::run::task::Task;
@@ -125,6 +127,8 @@ pub(crate) struct Site {
     pub(crate) restored: Option<Arc<Manifest>>,
     /// This shard's ends of every edge, in the order the edges are named.
     pub(crate) edges: Vec<EdgeEnds>,
+    /// What the tables opened so far were restored from.
+    pub(crate) restores: Cell<RestoreFigures>,
 }
 
 /// One shard's ends of one edge, indexed by the shard at the other end.

@@ -4,3 +4,4 @@ pub mod flow;
 pub(crate) mod graph;
 pub mod keyed;
 pub mod stream;
+pub mod tables;

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use millstream_state::{Key, Namespace, ScanCursor, Table};
+use serde_json::json;
 
 use super::aggregate::Aggregate;
 use super::chain::{Signal, Stage};
@@ -347,7 +348,8 @@ where
             }
             Signal::Barrier(barrier) => {
                 assert!(!self.is_firing(), "a barrier waits until the firing is done");
-                cx.freeze(self.node, &mut self.table, barrier, self.watermark, self.late);
+                let small = json!({ "watermark": self.watermark, "late": self.late });
+                cx.freeze(self.node, &mut self.table, barrier, small);
                 self.next.signal(signal, cx)
             }
             Signal::Idle if self.is_firing() => {

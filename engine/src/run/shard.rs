@@ -173,6 +173,7 @@ impl Shard {
             store,
             restored: start.restored.clone(),
             edges: start.edges,
+            restores: Cell::default(),
         };
         let flow = Flow::new(Graph::new(Some(site)));
         panics::catch(|| (start.factory)(&flow))

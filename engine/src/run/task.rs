@@ -3,14 +3,13 @@
 use std::cell::Cell;
 
 use millstream_state::{Chunk, Epoch, FileRef};
-use serde_json::json;
 
 use super::fault::Fault;
 use crate::epoch::Barrier;
 use crate::epoch::snapshot::OpenEpoch;
 use crate::job::graph::NodeId;
 use crate::road::sink::{Committable, SinkFuture};
-use crate::time::{BatchClock, Timestamp};
+use crate::time::BatchClock;
 
 /// Whether a step got anywhere; the loop above decides when to sleep.
 #[must_use]
@@ -123,11 +122,10 @@ impl<'a> Cx<'a> {
         node: NodeId,
         table: &mut dyn SnapshotTable,
         barrier: Barrier,
-        watermark: Timestamp,
-        late: u64,
+        small: serde_json::Value,
     ) {
         let epoch = self.epoch();
-        epoch.file(node, json!({ "watermark": watermark, "late": late }));
+        epoch.file(node, small);
         epoch.freeze(node, table, barrier.epoch);
     }
 
