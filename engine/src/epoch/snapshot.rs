@@ -12,8 +12,8 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use millstream_state::{
-    Chunk, Drained, Epoch, FileRef, Fixed, Key, OperatorPart, Part, SnapshotFile, Store, StoreError, Table, TablePart,
-    type_text,
+    Chunk, Drained, Epoch, FileRef, Fixed, Key, OperatorPart, Part, SnapshotFile, SnapshotSize, Store, StoreError,
+    Table, TablePart, type_text,
 };
 
 use super::Barrier;
@@ -54,6 +54,14 @@ impl<K: Key, V: Fixed> SnapshotTable for Table<K, V> {
         Table::abort(self);
     }
 
+    fn live_bytes(&self) -> u64 {
+        self.bytes().live as u64
+    }
+
+    fn size(&self) -> SnapshotSize {
+        Table::snapshot_size(self)
+    }
+
     fn types(&self) -> (String, String) {
         (type_text::<K>(), type_text::<V>())
     }
@@ -75,6 +83,8 @@ pub(crate) struct Closed {
     /// New snapshot files, by operator, to be confirmed with the checkpoint.
     pub(crate) files: BTreeMap<NodeId, Option<FileRef>>,
     pub(crate) bytes: u64,
+    /// What its records hold, all tables together.
+    pub(crate) snapshot: SnapshotSize,
     small: BTreeMap<NodeId, serde_json::Value>,
     chains: BTreeMap<NodeId, TablePart>,
     pub(crate) committables: Vec<(NodeId, Committable)>,
@@ -152,13 +162,13 @@ impl OpenEpoch {
                 Err(error) => failure = Err(error.to_string()),
             }
         }
-        let mut chains = ChainVisitor { files: &files, chains: BTreeMap::new() };
+        let mut chains = ChainVisitor { files: &files, chains: BTreeMap::new(), snapshot: SnapshotSize::default() };
         for task in tasks {
             task.states(&mut chains);
         }
-        let chains = chains.chains;
+        let ChainVisitor { chains, snapshot, .. } = chains;
         let bytes = files.values().flatten().map(|file| file.bytes).sum();
-        (Closed { epoch: self.barrier.epoch, files, bytes, small: self.small, chains, committables }, failure)
+        (Closed { epoch: self.barrier.epoch, files, bytes, snapshot, small: self.small, chains, committables }, failure)
     }
 }
 
@@ -208,11 +218,17 @@ impl StateVisitor for DrainVisitor<'_> {
 struct ChainVisitor<'a> {
     files: &'a BTreeMap<NodeId, Option<FileRef>>,
     chains: BTreeMap<NodeId, TablePart>,
+    snapshot: SnapshotSize,
 }
 
 impl StateVisitor for ChainVisitor<'_> {
     fn table(&mut self, node: NodeId, table: &mut dyn SnapshotTable) {
         let Some(file) = self.files.get(&node) else { return };
+        let size = table.size();
+        self.snapshot.dirty_pages += size.dirty_pages;
+        self.snapshot.dirty_lines += size.dirty_lines;
+        self.snapshot.dirty_bytes += size.dirty_bytes;
+        self.snapshot.swept_bytes += size.swept_bytes;
         let (key_type, value_type) = table.types();
         let files = table.chain(file.as_ref());
         self.chains.insert(node, TablePart { name: "panes".into(), key_type, value_type, files });

@@ -12,9 +12,9 @@ use millstream_network::{Receiver, Sender};
 use millstream_state::{Manifest, OperatorPart, Store};
 
 use super::config::Config;
-use super::tables::RestoreFigures;
 use crate::road::sink::Guarantee;
 use crate::run::fault::JobError;
+use crate::run::metrics::RestoreFigures;
 use crate::run::task::Task;
 use crate::time::BatchClock;
 

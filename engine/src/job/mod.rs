@@ -4,4 +4,4 @@ pub mod flow;
 pub(crate) mod graph;
 pub mod keyed;
 pub mod stream;
-pub mod tables;
+pub(crate) mod tables;

@@ -4,20 +4,8 @@ use millstream_state::{Fixed, Key, Table, TableConfig};
 
 use super::graph::Site;
 use crate::run::fault::JobError;
+use crate::run::metrics::RestoreFigures;
 use crate::time::Clock;
-
-/// What the restores of one shard read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RestoreFigures {
-    /// Bytes of snapshot files, all of which were read.
-    pub bytes_read: u64,
-    /// Pages that came to life.
-    pub pages: u64,
-    /// Entries in them.
-    pub entries: u64,
-    /// Time it took, µs.
-    pub took_us: u64,
-}
 
 /// An operator's table and the small state that was filed with it, `None` where there is no checkpoint of it.
 pub(crate) fn open<K: Key, V: Fixed>(

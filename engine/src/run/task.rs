@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use millstream_state::{Chunk, Epoch, FileRef};
+use millstream_state::{Chunk, Epoch, FileRef, SnapshotSize};
 
 use super::fault::Fault;
 use crate::epoch::Barrier;
@@ -180,6 +180,10 @@ pub trait SnapshotTable {
     fn confirm(&mut self, file: Option<FileRef>);
     /// The checkpoint is given up.
     fn abort(&mut self);
+    /// Bytes of the pages in use.
+    fn live_bytes(&self) -> u64;
+    /// What the open snapshot holds so far.
+    fn size(&self) -> SnapshotSize;
     /// Names of key and value types.
     fn types(&self) -> (String, String);
 }
