@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::values::{DurationOrOff, duration_or_off, positive_count, small_count};
 use super::{ShardArgs, UsageError, Verdict};
-use crate::keys::Distribution;
+use crate::keys::{Distribution, KeySpace};
 use crate::limit::{Encoding, Exchange, LimitOutcome, QueryLimit, STAGES, Shape, TableLimit, run_query, run_table};
 use crate::machine::Machine;
 use crate::report::{self, Report, count, decimals, rate};
@@ -109,13 +109,7 @@ pub(super) fn run(args: &LimitArgs) -> Result<Verdict> {
     let progress = report::spinner("running the hand-written loop, then counting again");
     let outcome = match args.shape {
         Shape::Fused | Shape::Spsc | Shape::Tcp => run_query(&args.query(args.seed, cores)?)?,
-        Shape::Table => run_table(&TableLimit {
-            keys: u64::from(args.keys),
-            updates: args.updates,
-            distribution: args.distribution,
-            cores,
-            seed: args.seed,
-        })?,
+        Shape::Table => run_table(&TableLimit { space: args.space(args.seed), updates: args.updates, cores })?,
     };
     progress.finish_and_clear();
     readable(args, shards, &outcome).print();
@@ -126,6 +120,10 @@ pub(super) fn run(args: &LimitArgs) -> Result<Verdict> {
 }
 
 impl LimitArgs {
+    fn space(&self, seed: u64) -> KeySpace {
+        KeySpace { keys: u64::from(self.keys), distribution: self.distribution, seed }
+    }
+
     fn query(&self, seed: u64, cores: Vec<usize>) -> Result<QueryLimit, UsageError> {
         let population = Population { campaigns: self.campaigns, ads_per_campaign: self.ads_per_campaign, seed };
         if population.campaigns.checked_mul(population.ads_per_campaign).is_none() {
