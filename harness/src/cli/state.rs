@@ -75,13 +75,8 @@ pub(super) struct StateArgs {
     #[arg(long, value_name = "N", default_value = "3", value_parser = small_count)]
     checkpoints_retained: u32,
 
-    /// What memory the state lies in
-    #[arg(long, value_enum, default_value_t = Backing::Anonymous)]
-    backing: Backing,
-
-    /// With --backing file: the directory of the files, on tmpfs for preference
-    #[arg(long, value_name = "DIR")]
-    path: Option<PathBuf>,
+    #[command(flatten)]
+    backing: BackingArgs,
 
     /// Insist on a checkpoint to continue from
     #[arg(long, requires = "checkpoint_dir")]
@@ -116,6 +111,31 @@ pub(super) struct StateArgs {
     json: bool,
 }
 
+/// Where pages lie.
+#[derive(Args, Clone, Debug)]
+pub(super) struct BackingArgs {
+    /// What memory the state lies in
+    #[arg(long, value_enum, default_value_t = Backing::Anonymous)]
+    backing: Backing,
+
+    /// With --backing file: the directory of the files, on tmpfs for preference
+    #[arg(long, value_name = "DIR")]
+    path: Option<PathBuf>,
+}
+
+impl BackingArgs {
+    /// As the engine calls it.
+    pub(super) fn backing(&self) -> Result<StateBacking, UsageError> {
+        let usage = |text: &str| Err(UsageError(text.to_owned()));
+        match (self.backing, &self.path) {
+            (Backing::Anonymous, None) => Ok(StateBacking::Anonymous),
+            (Backing::File, Some(path)) => Ok(StateBacking::File(path.clone())),
+            (Backing::Anonymous, Some(_)) => usage("--path goes with --backing file"),
+            (Backing::File, None) => usage("--backing file needs --path DIR, where the files lie"),
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Backing {
     /// Memory of the process
@@ -133,12 +153,7 @@ impl StateArgs {
     /// The run that was asked for.
     fn plan(&self) -> Result<StateRun, UsageError> {
         let usage = |text: &str| Err(UsageError(text.to_owned()));
-        let backing = match (self.backing, &self.path) {
-            (Backing::Anonymous, None) => StateBacking::Anonymous,
-            (Backing::File, Some(path)) => StateBacking::File(path.clone()),
-            (Backing::Anonymous, Some(_)) => return usage("--path goes with --backing file"),
-            (Backing::File, None) => return usage("--backing file needs --path DIR, where the files lie"),
-        };
+        let backing = self.backing.backing()?;
         if self.restore && self.checkpoint_dir.as_ref().is_some_and(|dir| !has_checkpoint(dir)) {
             return usage(
                 "--restore needs a checkpoint in --checkpoint-dir, and there is none: leave --restore out to begin",
