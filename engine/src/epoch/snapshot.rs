@@ -107,11 +107,11 @@ impl OpenEpoch {
         assert!(twice.is_none(), "an operator meets a barrier once");
     }
 
-    pub(crate) fn freeze(&mut self, node: NodeId, table: &mut dyn SnapshotTable, epoch: Epoch) {
+    pub(crate) fn freeze(&mut self, node: NodeId, name: &'static str, table: &mut dyn SnapshotTable, epoch: Epoch) {
         let Some(store) = &self.io.store else { return };
         table.freeze(epoch);
         let stem = format!("epoch-{:010}-shard-{:04}-operator-{}", epoch.0, self.io.shard, node.0);
-        self.uploads.insert(node, Upload::start(&self.io, store.clone(), stem));
+        self.uploads.insert(node, Upload::start(&self.io, store.clone(), name, stem));
     }
 
     pub(crate) fn prepare(&mut self, node: NodeId, work: SinkFuture<Committable>) {
@@ -146,8 +146,9 @@ impl OpenEpoch {
     /// come back in both cases.
     pub(crate) fn close(self, tasks: &mut [Box<dyn Task>]) -> (Closed, Result<(), String>) {
         let mut failure = Ok(());
-        let mut files = BTreeMap::new();
+        let (mut files, mut names) = (BTreeMap::new(), BTreeMap::new());
         for (node, upload) in self.uploads {
+            names.insert(node, upload.name);
             match upload.done.take() {
                 Ok(file) => {
                     files.insert(node, file);
@@ -162,7 +163,8 @@ impl OpenEpoch {
                 Err(error) => failure = Err(error.to_string()),
             }
         }
-        let mut chains = ChainVisitor { files: &files, chains: BTreeMap::new(), snapshot: SnapshotSize::default() };
+        let mut chains =
+            ChainVisitor { files: &files, names, chains: BTreeMap::new(), snapshot: SnapshotSize::default() };
         for task in tasks {
             task.states(&mut chains);
         }
@@ -217,13 +219,14 @@ impl StateVisitor for DrainVisitor<'_> {
 
 struct ChainVisitor<'a> {
     files: &'a BTreeMap<NodeId, Option<FileRef>>,
+    names: BTreeMap<NodeId, &'static str>,
     chains: BTreeMap<NodeId, TablePart>,
     snapshot: SnapshotSize,
 }
 
 impl StateVisitor for ChainVisitor<'_> {
     fn table(&mut self, node: NodeId, table: &mut dyn SnapshotTable) {
-        let Some(file) = self.files.get(&node) else { return };
+        let (Some(file), Some(name)) = (self.files.get(&node), self.names.get(&node)) else { return };
         let size = table.size();
         self.snapshot.dirty_pages += size.dirty_pages;
         self.snapshot.dirty_lines += size.dirty_lines;
@@ -231,7 +234,7 @@ impl StateVisitor for ChainVisitor<'_> {
         self.snapshot.swept_bytes += size.swept_bytes;
         let (key_type, value_type) = table.types();
         let files = table.chain(file.as_ref());
-        self.chains.insert(node, TablePart { name: "panes".into(), key_type, value_type, files });
+        self.chains.insert(node, TablePart { name: (*name).to_owned(), key_type, value_type, files });
     }
 }
 
@@ -256,16 +259,17 @@ impl StateVisitor for Verdict<'_> {
 
 /// One table's snapshot on its way to the disk.
 struct Upload {
+    name: &'static str,
     queue: Rc<ChunkQueue>,
     drained: bool,
     done: Slot<Result<Option<FileRef>, StoreError>>,
 }
 
 impl Upload {
-    fn start(io: &Rc<IoRoom>, store: Rc<Store>, stem: String) -> Upload {
+    fn start(io: &Rc<IoRoom>, store: Rc<Store>, name: &'static str, stem: String) -> Upload {
         let queue = Rc::new(ChunkQueue::default());
         let done = io.spawn(write_file(io.clone(), store, stem, queue.clone()));
-        Upload { queue, drained: false, done }
+        Upload { name, queue, drained: false, done }
     }
 }
 

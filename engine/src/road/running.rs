@@ -89,7 +89,7 @@ where
 
     fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
         if let Signal::Barrier(barrier) = signal {
-            cx.freeze(self.node, &mut self.table, barrier, serde_json::Value::Null);
+            cx.freeze(self.node, "accumulators", &mut self.table, barrier, serde_json::Value::Null);
         }
         self.next.signal(signal, cx)
     }

@@ -349,7 +349,7 @@ where
             Signal::Barrier(barrier) => {
                 assert!(!self.is_firing(), "a barrier waits until the firing is done");
                 let small = json!({ "watermark": self.watermark, "late": self.late });
-                cx.freeze(self.node, &mut self.table, barrier, small);
+                cx.freeze(self.node, "panes", &mut self.table, barrier, small);
                 self.next.signal(signal, cx)
             }
             Signal::Idle if self.is_firing() => {

@@ -116,17 +116,18 @@ impl<'a> Cx<'a> {
         self.epoch.as_deref_mut().expect("a barrier travels only while its epoch is open")
     }
 
-    /// Freezes an operator's table at the barrier and files its small state.
+    /// Freezes an operator's table, which the manifest calls `name`, at the barrier and files its small state.
     pub(crate) fn freeze(
         &mut self,
         node: NodeId,
+        name: &'static str,
         table: &mut dyn SnapshotTable,
         barrier: Barrier,
         small: serde_json::Value,
     ) {
         let epoch = self.epoch();
         epoch.file(node, small);
-        epoch.freeze(node, table, barrier.epoch);
+        epoch.freeze(node, name, table, barrier.epoch);
     }
 
     /// Files a source's positions at the barrier.

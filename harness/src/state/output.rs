@@ -41,6 +41,22 @@ pub(super) struct OutputWriter {
     shard: usize,
     rows: u64,
     is_reading: bool,
+    /// Whether anybody wants to see the counts themselves.
+    is_looked_at: bool,
+}
+
+impl OutputWriter {
+    /// Kept out of the loop over a batch, which only counts where nobody looks.
+    #[inline(never)]
+    fn show(&mut self, row: &Updated<u64, u64>) -> Result<(), SinkError> {
+        if self.is_reading {
+            self.gate.note(row.key, row.value);
+        }
+        match &mut self.files {
+            Some((files, every)) if row.value.is_multiple_of(*every) => files.write(row),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Sink<Updated<u64, u64>> for Output {
@@ -58,6 +74,7 @@ impl Sink<Updated<u64, u64>> for Output {
             shard: shard as usize,
             rows: 0,
             is_reading: false,
+            is_looked_at: self.files.is_some(),
         })
     }
 
@@ -74,22 +91,17 @@ impl Sink<Updated<u64, u64>> for Output {
 }
 
 impl SinkWriter<Updated<u64, u64>> for OutputWriter {
-    #[inline]
+    #[inline(always)]
     fn write(&mut self, row: &Updated<u64, u64>) -> Result<(), SinkError> {
         self.rows += 1;
-        if self.is_reading {
-            self.gate.note(row.key, row.value);
-        }
-        match &mut self.files {
-            Some((files, every)) if row.value.is_multiple_of(*every) => files.write(row),
-            _ => Ok(()),
-        }
+        if self.is_looked_at { self.show(row) } else { Ok(()) }
     }
 
     // Asked before every batch: often enough to tell, seldom enough to cost nothing.
     fn ready(&mut self) -> bool {
         self.gate.came_out(self.shard, self.rows);
         self.is_reading = self.gate.phase() == Phase::Read;
+        self.is_looked_at = self.is_reading || self.files.is_some();
         self.files.as_mut().is_none_or(|(files, _)| SinkWriter::<Updated<u64, u64>>::ready(files))
     }
 
