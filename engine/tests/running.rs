@@ -5,6 +5,7 @@ mod sales;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use millstream::{Count, Job, RestartStrategy, Sum, Updated};
@@ -12,6 +13,8 @@ use millstream_connectors::file::FileSink;
 use sales::{Once, Place, Sale, Sales, lines};
 
 const SALES: u64 = 60_000;
+/// Sales that are there from the start; all failures come behind them.
+const GATE: u64 = 7_000;
 
 /// Each sale yields its shop's number of sales so far, and their sum: `shop,count,sum`.
 fn job(source: Sales, out: &Path, look: impl Fn(&Sale) + Clone + Send + Sync + 'static) -> Job {
@@ -105,8 +108,21 @@ fn failures_in_between_change_nothing() {
             }
         };
         let source = Sales { pace: 400 / u64::from(shards), ..Sales::of(SALES) };
-        let job = job(source, &place.out(), look).shards(shards);
-        let report = job.checkpoints(place.checkpoints(), Duration::from_millis(7)).run().unwrap();
+        // Nobody fails before there is a checkpoint to go on from, however busy the machine.
+        source.gate.store(GATE, Ordering::Relaxed);
+        let job = job(source.clone(), &place.out(), look).shards(shards);
+        let running = job.checkpoints(place.checkpoints(), Duration::from_millis(7)).start().unwrap();
+        while running.events_in() < GATE {
+            std::thread::yield_now();
+        }
+        // One that had begun before may have seen less.
+        let newest = || place.epochs().last().copied().unwrap_or(0);
+        let seen = newest();
+        while newest() < seen + 2 {
+            std::thread::yield_now();
+        }
+        source.gate.store(SALES, Ordering::Relaxed);
+        let report = running.wait().unwrap();
         assert_exact(&place.out(), &what);
         assert_eq!(report.restarts.len(), 3, "{what}: {:?}", report.restarts);
         assert!(report.restored_epoch > 0, "{what}: the last restart is from a checkpoint");
