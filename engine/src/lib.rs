@@ -50,23 +50,24 @@ pub mod road;
 pub mod epoch;
 pub mod run;
 
-pub use job::config::{Config, RestartStrategy};
+pub use job::config::{Config, RestartStrategy, StateBacking};
 pub use job::flow::{Flow, Job};
 pub use job::keyed::{KeyedStream, WindowedStream};
 pub use job::stream::Stream;
 pub use millstream_macros::event;
-pub use millstream_state::{Both, Epoch, Fixed, Key, Patience, StoreConfig, Text, schema};
+pub use millstream_state::{Both, Epoch, Fixed, Key, Patience, SnapshotSize, StoreConfig, Text, schema};
 pub use road::aggregate::{Aggregate, Avg, Count, Max, Min, Number, Sum};
 pub use road::chain::Chain;
 pub use road::event_time::Watermarks;
 pub use road::fallible::{DeadLetter, OnError};
 pub use road::lookup::LookupTable;
+pub use road::running::Updated;
 pub use road::sink::{Guarantee, Sink, SinkError, SinkWriter};
 pub use road::source::{Items, Polled, Source, SourceError, Split};
 pub use road::window::{Tumbling, Window, Windowed};
 pub use run::fault::JobError;
-pub use run::handle::{CheckpointReport, JobHandle, JobReport};
-pub use run::metrics::{ShardCounters, ShardReport};
+pub use run::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport};
+pub use run::metrics::{RestoreFigures, ShardCounters, ShardReport};
 pub use time::{BatchClock, Clock, Timestamp};
 
 /// The archiver, for those who derive by hand; [`event`] does it for everybody else.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use millstream::{
-    Count, Job, LookupTable, Polled, Source, SourceError, Split, Timestamp, Tumbling, Watermarks, Windowed,
+    Count, Job, LookupTable, Polled, Source, SourceError, Split, Timestamp, Tumbling, Updated, Watermarks, Windowed,
 };
 use millstream_connectors::memory::NullSink;
 
@@ -149,5 +149,29 @@ fn an_event_allocates_nothing() {
                 );
             }
         }
+        let (short, long) = (run_running(SHORT, shards), run_running(LONG, shards));
+        let more = long.saturating_sub(short);
+        println!("{shards} shards, running: {more} more allocations in {} more events", LONG - SHORT);
+        assert!(more <= (LONG - SHORT) / 1_000, "{shards} shards, running: {more} more allocations");
     }
+}
+
+/// What a run of a running aggregate allocated.
+fn run_running(events: u64, shards: u32) -> u64 {
+    let sink = NullSink::new();
+    let counted = sink.clone();
+    let job = Job::new("running", move |flow| {
+        flow.source(Ads { events })
+            .key_by(|ad| ad.ad)
+            .running(Count)
+            .filter(|row| row.value % 2 == 0)
+            .map(|row: &Updated<u64, u64>| row.value)
+            .sink(sink.clone());
+    });
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let report = job.shards(shards).run().unwrap();
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    assert_eq!(report.measured.events_in, events);
+    assert!(counted.rows().abs_diff(events / 2) <= 500, "every second count of a thousand ads");
+    allocations
 }

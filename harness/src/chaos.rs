@@ -1,12 +1,12 @@
-//! Chaos: a child process that runs the benchmark is killed at random moments, started again, and in the end its
-//! committed output must be the oracle's.
+//! Chaos: a child process that runs a job is killed at random moments, started again, and in the end its committed
+//! output, and what its checkpoints hold, must be the oracle's.
 //!
 //! ```text
-//! generate a log ─▶ start child ─▶ wait for a random moment ─▶ SIGKILL ─▶ start again ─▶ … ─▶ let it finish ─▶ recount
+//! (generate a log) ─▶ start child ─▶ wait for a random moment ─▶ SIGKILL ─▶ start again ─▶ … ─▶ let it finish ─▶ recount
 //! ```
 //!
-//! The child reads the log, writes files exactly once and checkpoints into a directory that outlives it: everything a
-//! restart has is on the disk. Nothing in the child knows of this.
+//! The child reads a log or makes updates that follow from their number, writes files exactly once and checkpoints into a
+//! directory that outlives it: everything a restart has is on the disk. Nothing in the child knows of this.
 
 use std::fs;
 use std::io;
@@ -17,6 +17,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use millstream::{Clock, time::Nanos};
 
+use crate::keys::KeySpace;
+use crate::state::oracle::{self, Oracle};
 use crate::ysb::dataset;
 use crate::ysb::generate::GeneratorConfig;
 use crate::ysb::oracle::Differences;
@@ -33,16 +35,38 @@ pub struct Chaos {
     pub shards: u32,
     /// Time between its checkpoints.
     pub checkpoint_interval: Duration,
-    /// Events a second that the child takes: slow enough that it is still at work at the last kill.
+    /// Events or updates a second that the child takes: slow enough that it is still at work at the last kill.
     pub rate: u64,
-    /// The events of the log.
-    pub events: GeneratorConfig,
-    /// How fast event time moves in the log.
-    pub events_per_ms: u64,
-    /// Fold before the exchange.
-    pub combine: bool,
+    /// What the child runs.
+    pub job: ChaosJob,
     /// Where log, output, checkpoints and the children's messages go; kept when something is wrong.
     pub dir: PathBuf,
+}
+
+/// The job in the child.
+#[derive(Clone, Debug)]
+pub enum ChaosJob {
+    /// The Yahoo benchmark, from a log.
+    Ysb {
+        /// The events of the log.
+        events: GeneratorConfig,
+        /// How fast event time moves in the log.
+        events_per_ms: u64,
+        /// Fold before the exchange.
+        combine: bool,
+    },
+    /// The keyed running count.
+    State {
+        /// The keys.
+        space: KeySpace,
+        /// Updates over all shards.
+        updates: u64,
+        /// Of each key, every so many counts one is written: less output, and still each lost or doubled update shows, in
+        /// the counts that follow it and in what the checkpoints hold.
+        every: u64,
+        /// The directory of the files that the state lies in, if it does.
+        backing: Option<PathBuf>,
+    },
 }
 
 /// What came of it.
@@ -70,9 +94,10 @@ const HUNG_AFTER: Duration = Duration::from_secs(60);
 pub fn run(chaos: &Chaos, tell: &mut dyn FnMut(&str)) -> Result<ChaosOutcome, String> {
     let clock = Clock::system();
     let rooms = Rooms::make(&chaos.dir)?;
-    tell("generating the log");
-    let partitions = chaos.shards.max(2);
-    dataset::generate(rooms.log.clone(), chaos.events, chaos.events_per_ms, partitions, &mut |_| {})?;
+    if let ChaosJob::Ysb { events, events_per_ms, .. } = chaos.job {
+        tell("generating the log");
+        dataset::generate(rooms.log.clone(), events, events_per_ms, chaos.shards.max(2), &mut |_| {})?;
+    }
     let mut moments = Moments(chaos.seed);
     let mut recovery_ms = Histogram::new_with_bounds(1, 600_000, 3).expect("the bounds are constants that fit");
     let (mut kills, mut restarts) = (0, 0);
@@ -122,7 +147,7 @@ pub fn run(chaos: &Chaos, tell: &mut dyn FnMut(&str)) -> Result<ChaosOutcome, St
         }
     }
     tell("recounting");
-    let differences = verify::compare(&rooms.log, &rooms.out)?;
+    let differences = rooms.compare(chaos)?;
     Ok(ChaosOutcome { kills, restarts, differences, recovery_ms })
 }
 
@@ -154,21 +179,55 @@ impl Rooms {
         Ok(rooms)
     }
 
-    /// Starts the benchmark as a user would from a shell.
+    /// Compares what the job left with what a run without kills would have.
+    fn compare(&self, chaos: &Chaos) -> Result<Differences, String> {
+        let ChaosJob::State { space, updates, every, .. } = &chaos.job else {
+            return verify::compare(&self.log, &self.out);
+        };
+        let checked = oracle::check(&self.checkpoints, space, chaos.shards, 8)?;
+        let mut differences = checked.differences;
+        let shares = (0..chaos.shards).map(|shard| space.share(shard, chaos.shards));
+        let ends: Vec<u64> = shares.map(|share| share.keys + share.part_of(*updates)).collect();
+        if checked.positions != ends {
+            differences
+                .note(format!("the last checkpoint is at {:?}, and the input ends at {ends:?}", checked.positions));
+        }
+        let mut counted = Oracle::new(space, chaos.shards);
+        counted.count_to(&ends);
+        let (keys, all) = (differences.rows, differences.views);
+        oracle::add(&mut differences, oracle::compare_files(&self.out, *every, counted.counts())?);
+        (differences.rows, differences.views) = (keys, all);
+        Ok(differences)
+    }
+
+    /// Starts the job as a user would from a shell.
     fn start(&self, chaos: &Chaos) -> Result<Child, String> {
         let program = std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?;
         let said = fs::OpenOptions::new().create(true).append(true).open(&self.said);
         let said = said.map_err(|error| format!("{} cannot be written: {error}", self.said.display()))?;
-        Command::new(program)
-            .args(["ysb", "--encoding", "json", "--source", "log", "--path"])
-            .arg(&self.log)
-            .args(["--sink", "file", "--out"])
+        let mut command = Command::new(program);
+        match &chaos.job {
+            ChaosJob::Ysb { combine, .. } => {
+                command.args(["ysb", "--encoding", "json", "--source", "log", "--path"]).arg(&self.log);
+                command.args(["--sink", "file", "--combine", if *combine { "on" } else { "off" }]);
+            }
+            ChaosJob::State { space, updates, every, backing } => {
+                let KeySpace { keys, distribution, seed } = space;
+                command.args(["state", "--keys", &keys.to_string(), "--distribution", &distribution.to_string()]);
+                command.args(["--seed", &seed.to_string(), "--updates", &updates.to_string()]);
+                command.args(["--every", &every.to_string()]);
+                if let Some(dir) = backing {
+                    command.args(["--backing", "file", "--path"]).arg(dir);
+                }
+            }
+        }
+        command
+            .arg("--out")
             .arg(&self.out)
             .arg("--checkpoint-dir")
             .arg(&self.checkpoints)
             .args(["--checkpoint-interval", &format!("{}ms", chaos.checkpoint_interval.as_millis())])
             .args(["--shards", &chaos.shards.to_string()])
-            .args(["--combine", if chaos.combine { "on" } else { "off" }])
             .args(["--rate", &chaos.rate.to_string()])
             .args(["--no-verify", "--json"])
             .stdin(Stdio::null())

@@ -94,11 +94,91 @@ impl KeyStream {
     }
 }
 
+/// Keys, and how often each comes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct KeySpace {
+    /// How many, over all shards.
+    pub keys: u64,
+    /// How often each.
+    pub distribution: Distribution,
+    /// Which updates of all possible ones.
+    pub seed: u64,
+}
+
+impl KeySpace {
+    /// What one of `shards` shards draws from.
+    #[must_use]
+    pub fn share(&self, shard: u32, shards: u32) -> Share {
+        let share = Share { shard: u64::from(shard), shards: u64::from(shards), keys: 0 };
+        Share { keys: share.part_of(self.keys).max(1), ..share }
+    }
+
+    /// The updates that a share draws.
+    #[must_use]
+    pub fn stream(&self, share: &Share) -> KeyStream {
+        KeyStream::new(share.keys, self.distribution, self.seed ^ share.shard)
+    }
+
+    /// Keys of all shards: more than asked for where that are fewer than shards.
+    #[must_use]
+    pub fn all(&self, shards: u32) -> u64 {
+        self.keys.max(u64::from(shards))
+    }
+}
+
+/// A shard's keys: every so many of all, by number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share {
+    /// Whose.
+    pub shard: u64,
+    /// Out of how many.
+    pub shards: u64,
+    /// How many keys.
+    pub keys: u64,
+}
+
+impl Share {
+    /// The shard's part of a number of things that are dealt out in turn.
+    #[must_use]
+    pub fn part_of(&self, all: u64) -> u64 {
+        all.saturating_sub(self.shard).div_ceil(self.shards)
+    }
+
+    /// The number, among all shards' keys, of the share's key with this number.
+    #[inline(always)]
+    #[must_use]
+    pub fn number(&self, number: u64) -> u64 {
+        number * self.shards + self.shard
+    }
+
+    /// The share's key with this number.
+    #[inline(always)]
+    #[must_use]
+    pub fn key(&self, number: u64) -> u64 {
+        key(self.number(number))
+    }
+
+    /// The name of the share's split, under which a checkpoint files its position.
+    #[must_use]
+    pub fn split_name(&self) -> String {
+        format!("keys-{}-of-{}", self.shard, self.shards)
+    }
+}
+
 /// The key with this number: sparse, never zero, different for each of 2⁶³ numbers.
 #[inline(always)]
 #[must_use]
 pub fn key(number: u64) -> u64 {
     scatter(number + 1)
+}
+
+/// The number of a key: what [`key`] was given. None for zero, which is no key.
+#[must_use]
+pub fn number(key: u64) -> Option<u64> {
+    // Each step of `scatter` backwards: a shift is undone by shifting on, a product by the factor's inverse modulo 2⁶⁴.
+    let x = (key ^ key >> 31 ^ key >> 62).wrapping_mul(0x3196_42b2_d24d_8ec3);
+    let x = (x ^ x >> 27 ^ x >> 54).wrapping_mul(0x96de_1b17_3f11_9089);
+    (x ^ x >> 30 ^ x >> 60).checked_sub(1)
 }
 
 #[inline(always)]
@@ -211,5 +291,25 @@ mod tests {
     fn keys_are_different_and_not_zero() {
         let keys: HashSet<u64> = (0..10_000).map(key).collect();
         assert!(keys.len() == 10_000 && !keys.contains(&0));
+    }
+
+    #[test]
+    fn a_key_tells_its_number() {
+        for told in (0..10_000).chain([u64::from(u32::MAX), 1 << 40, u64::MAX - 1]) {
+            assert_eq!(number(key(told)), Some(told));
+        }
+        assert_eq!(number(0), None);
+    }
+
+    #[test]
+    fn shares_are_all_keys_each_once() {
+        for (keys, shards) in [(10, 1), (10, 3), (2, 2), (1, 4)] {
+            let space = KeySpace { keys, distribution: Distribution::Uniform, seed: 1 };
+            let shares = (0..shards).map(|shard| space.share(shard, shards));
+            let mut all: Vec<u64> =
+                shares.flat_map(|share| (0..share.keys).map(move |number| share.number(number))).collect();
+            all.sort_unstable();
+            assert_eq!(all, (0..space.all(shards)).collect::<Vec<_>>(), "{keys} keys on {shards} shards");
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cli ─▶ limit    hand-written loops, no engine: what the machine can do
-//!     └▶ ysb      the Yahoo benchmark: events → query → result rows → the slow answer
+//!     ├▶ ysb      the Yahoo benchmark: events → query → result rows → the slow answer
+//!     └▶ state    the keyed count: keys → running count → its checkpoints → the slow answer
 //!        keys     keys for the keyed count      machine   cores, distance, usage
 //!        report   what a run says at its end
 //! ```
@@ -15,4 +16,5 @@ pub mod keys;
 pub mod limit;
 pub mod machine;
 pub mod report;
+pub mod state;
 pub mod ysb;

@@ -2,7 +2,7 @@
 
 mod program;
 
-use program::{Place, json, parts, report};
+use program::{Place, json, parts, refused, report};
 
 #[test]
 fn killed_twice_and_nothing_is_lost_and_nothing_is_there_twice() {
@@ -32,4 +32,24 @@ fn what_is_asked_for_stays_and_the_report_is_for_people() {
     // The same verdict, by the verb that anybody can use afterwards.
     let verified = json(&format!("verify --log {} --out {} --json", place.at("log"), place.at("out")));
     assert_eq!(verified["verified"], true, "{verified}");
+}
+
+#[test]
+fn a_keyed_count_is_killed_and_no_key_is_off_by_one() {
+    let place = Place::new();
+    let args = "chaos state --kills 3 --seed 5 --rate 100k --keys 5k --checkpoint-interval 100ms";
+    let run = json(&format!("{args} --dir {} --json", place.dir().display()));
+    for field in ["lost", "duplicated", "differences"] {
+        assert_eq!(run[field], 0, "{run}");
+    }
+    assert_eq!((&run["job"], &run["keys"]), (&"state".into(), &5_000.into()), "{run}");
+    assert_eq!((&run["kills"], &run["restarts"]), (&3.into(), &3.into()), "{run}");
+    assert!(run["updates"].as_u64() > Some(100_000), "{run}");
+    let recovery = |field: &str| run["recovery_ms"][field].as_u64().unwrap();
+    assert!(recovery("p50") <= recovery("max") && recovery("max") < 60_000, "{run}");
+    assert!(
+        !parts(&place.path("out")).is_empty() && place.path("checkpoints").is_dir(),
+        "all of it is there to look at"
+    );
+    refused("chaos ysb --backing file --path /dev/shm", 2, &["--backing goes with state"]);
 }

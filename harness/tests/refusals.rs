@@ -54,7 +54,7 @@ fn nonsense_on_the_command_line() {
         ("generate nexmark --out /tmp/never", "unrecognized subcommand 'nexmark'"),
         ("verify --log /tmp", "--out <DIR>"),
         ("chaos", "<JOB>"),
-        ("chaos nexmark", "[possible values: ysb]"),
+        ("chaos nexmark", "[possible values: ysb, state]"),
         ("chaos ysb --kills 0", "expected at least 1"),
         ("chaos ysb --processes 3", "leave --processes out"),
     ] {

@@ -12,7 +12,8 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use millstream_state::{
-    Chunk, Drained, Epoch, FileRef, OperatorPart, PageStore, Part, SnapshotFile, Store, StoreError, TablePart,
+    Chunk, Drained, Epoch, FileRef, OperatorPart, PageStore, Part, SnapshotFile, SnapshotSize, Store, StoreError,
+    TablePart,
 };
 
 use super::Barrier;
@@ -42,6 +43,8 @@ pub(crate) struct Closed {
     /// New snapshot files, by operator, to be confirmed with the checkpoint.
     pub(crate) files: BTreeMap<NodeId, Option<FileRef>>,
     pub(crate) bytes: u64,
+    /// What its records hold, all tables together.
+    pub(crate) snapshot: SnapshotSize,
     small: BTreeMap<NodeId, serde_json::Value>,
     chains: BTreeMap<NodeId, TablePart>,
     pub(crate) committables: Vec<(NodeId, Committable)>,
@@ -121,13 +124,13 @@ impl OpenEpoch {
                 Err(error) => failure = Err(error.to_string()),
             }
         }
-        let mut chains = ChainVisitor { files: &files, chains: BTreeMap::new() };
+        let mut chains = ChainVisitor { files: &files, chains: BTreeMap::new(), snapshot: SnapshotSize::default() };
         for task in tasks {
             task.states(&mut chains);
         }
-        let chains = chains.chains;
+        let ChainVisitor { chains, snapshot, .. } = chains;
         let bytes = files.values().flatten().map(|file| file.bytes).sum();
-        (Closed { epoch: self.barrier.epoch, files, bytes, small: self.small, chains, committables }, failure)
+        (Closed { epoch: self.barrier.epoch, files, bytes, snapshot, small: self.small, chains, committables }, failure)
     }
 }
 
@@ -177,11 +180,17 @@ impl StateVisitor for DrainVisitor<'_> {
 struct ChainVisitor<'a> {
     files: &'a BTreeMap<NodeId, Option<FileRef>>,
     chains: BTreeMap<NodeId, TablePart>,
+    snapshot: SnapshotSize,
 }
 
 impl StateVisitor for ChainVisitor<'_> {
     fn keyed(&mut self, node: NodeId, keyed: &mut PageStore) {
         let Some(file) = self.files.get(&node) else { return };
+        let size = keyed.snapshot_size();
+        self.snapshot.dirty_pages += size.dirty_pages;
+        self.snapshot.dirty_lines += size.dirty_lines;
+        self.snapshot.dirty_bytes += size.dirty_bytes;
+        self.snapshot.swept_bytes += size.swept_bytes;
         let (range, states, files) = (keyed.range(), keyed.parts(), keyed.chain(file.as_ref()));
         self.chains.insert(node, TablePart { name: "keyed".into(), range, states, files });
     }

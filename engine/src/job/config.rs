@@ -42,6 +42,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// What happens after a failure.
     pub restart: RestartStrategy,
+    /// What memory the state lies in.
+    pub state_backing: StateBacking,
     /// SIGTERM and Ctrl-C stop the job with a last checkpoint.
     pub handle_signals: bool,
     /// What the job takes for the time: the system's clock, or one of a test's.
@@ -65,10 +67,22 @@ impl Default for Config {
             linger: Duration::from_millis(1),
             idle_timeout: Duration::from_secs(30),
             restart: RestartStrategy::default(),
+            state_backing: StateBacking::Anonymous,
             handle_signals: true,
             clock: Clock::system(),
         }
     }
+}
+
+/// What memory an operator's pages lie in.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum StateBacking {
+    /// Memory that goes with the process: after a crash all state comes from the checkpoint.
+    #[default]
+    Anonymous,
+    /// Files in a directory, on tmpfs for preference, that outlive the process: after its crash on the same boot, what the
+    /// pages still hold need not be read again.
+    File(PathBuf),
 }
 
 /// Exponential back-off with a cap.

@@ -206,6 +206,13 @@ impl Flow {
         node
     }
 
+    /// Names the next edge.
+    pub(crate) fn edge(&self) -> u32 {
+        let plan = &mut self.graph().plan;
+        plan.edges += 1;
+        plan.edges - 1
+    }
+
     pub(crate) fn change(&self, node: NodeId, change: impl FnOnce(&mut Node)) {
         change(&mut self.graph.borrow_mut().plan.nodes[node.0 as usize]);
     }

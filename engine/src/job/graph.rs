@@ -3,6 +3,7 @@
 //! The closure given to [`Job::new`](crate::Job::new) runs once for planning, where only the operators are noted, and
 //! once on every shard, where the same words build tasks. Both must give the same graph; its fingerprint says whether.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use millstream_state::{HashRange, Manifest, OperatorPart, PageStore, RestoreErro
 use super::config::Config;
 use crate::road::sink::Guarantee;
 use crate::run::fault::JobError;
+use crate::run::metrics::RestoreFigures;
 use crate::run::task::Task;
 use crate::time::BatchClock;
 
@@ -126,6 +128,8 @@ pub(crate) struct Site {
     pub(crate) restored: Option<Arc<Manifest>>,
     /// This shard's ends of every edge, in the order the edges are named.
     pub(crate) edges: Vec<EdgeEnds>,
+    /// What the tables opened so far were restored from.
+    pub(crate) restores: Cell<RestoreFigures>,
 }
 
 /// One shard's ends of one edge, indexed by the shard at the other end.
@@ -208,6 +212,7 @@ impl Site {
         if tables.is_empty() {
             return Ok(());
         }
+        let began = self.config.clock.now();
         let restored = keyed.restore(store, &tables).map_err(|error| match error {
             // The store is away and the checkpoint as good as ever: an older one must not be taken for it.
             RestoreError::Read { source, .. } if !store.is_local() && source.kind() != io::ErrorKind::NotFound => {
@@ -218,14 +223,23 @@ impl Site {
             }
             error => JobError::Unusable(format!("operator \"{uid}\": {error}")),
         })?;
+        let took_us = self.config.clock.now().since(began).as_micros() as u64;
         tracing::info!(
             operator = uid,
             shard = self.shard,
             bytes = restored.bytes_read,
             pages = restored.pages,
             entries = restored.entries,
+            took_us,
             "state restored"
         );
+        let before = self.restores.get();
+        self.restores.set(RestoreFigures {
+            bytes_read: before.bytes_read + restored.bytes_read,
+            pages: before.pages + restored.pages as u64,
+            entries: before.entries + restored.entries as u64,
+            took_us: before.took_us + took_us,
+        });
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! A keyed stream and its windows: what a user says between `key_by` and `aggregate`.
+//! A keyed stream: what a user says between `key_by` and an aggregate, over windows or over all time.
 
 use std::any::type_name;
 use std::rc::Rc;
@@ -14,6 +14,7 @@ use crate::road::combine::Combine;
 use crate::road::exchange::ToShards;
 use crate::road::keyed::{Combined, Contribute, Folding, Keying, Raw};
 use crate::road::merge::Merge;
+use crate::road::running::{Running, Updated};
 use crate::road::window::{Panes, Tumbling, Windowed, Windows};
 use crate::run::fault::JobError;
 use crate::time::Timestamp;
@@ -35,6 +36,37 @@ impl<C: Chain, G: Keying<C::Out>> KeyedStream<C, G> {
     pub fn window(self, window: Tumbling) -> WindowedStream<C, G> {
         WindowedStream { keyed: self, window }
     }
+
+    /// Folds every row into its key's accumulator, which is kept for ever, and yields the result so far: one row for each
+    /// row, at its time and in its order, as if rows were taken one by one.
+    ///
+    /// It needs no event time. Its keys are never forgotten: what it holds grows with the number of different keys.
+    ///
+    /// ```
+    /// use millstream::{Count, Items, Job, Updated};
+    /// use millstream_connectors::memory::MemorySink;
+    ///
+    /// let sink = MemorySink::new();
+    /// let counts = sink.clone();
+    /// Job::new("words", move |flow| {
+    ///     flow.source(Items::of(vec!["mill", "weir", "mill"]))
+    ///         .key_by(|word| word.len() as u64 + u64::from(word.as_bytes()[0]))
+    ///         .running(Count)
+    ///         .map(|row: &Updated<u64, u64>| row.value)
+    ///         .sink(sink.clone());
+    /// })
+    /// .run()?;
+    /// assert_eq!(counts.rows(), [1, 1, 2]);
+    /// # Ok::<(), millstream::JobError>(())
+    /// ```
+    pub fn running<A: Aggregate<C::Out> + 'static>(self, aggregate: A) -> Stream<RunningAggregate<C, G, A>> {
+        let KeyedStream { stream, key } = self;
+        let detail = format!("{} -> {}", type_name::<G::Key>(), type_name::<A::Acc>());
+        let node = stream.flow.node("running", detail, Some(stream.node));
+        let edge = stream.flow.edge();
+        let chain = RunningAggregate { upstream: stream.chain, key, aggregate, node, edge };
+        Stream { chain, flow: stream.flow, node }
+    }
 }
 
 /// A keyed stream cut into windows.
@@ -55,11 +87,7 @@ impl<C: Chain, G: Keying<C::Out>> WindowedStream<C, G> {
         let detail = format!("{window:?} {} -> {}", type_name::<G::Key>(), type_name::<A::Acc>());
         let node = stream.flow.node("window", detail, Some(stream.node));
         let flow: Flow = stream.flow;
-        let edge = {
-            let plan = &mut flow.graph().plan;
-            plan.edges += 1;
-            plan.edges - 1
-        };
+        let edge = flow.edge();
         let chain = WindowAggregate { upstream: stream.chain, key, aggregate, panes: window.panes(), node, edge };
         Stream { chain, flow, node }
     }
@@ -136,9 +164,49 @@ where
     N: Stage<Windowed<K, A::Out>>,
 {
     graph.on_site(|site, plan| {
-        let (table, watermark) = restore(site, &plan.uid(node))?;
+        let uid = plan.uid(node);
+        let (table, watermark) = restore(site, &uid)?;
         Ok(Windows::new(table, watermark, aggregate, panes, node, next))
     })
+}
+/// A running aggregation: on one shard a stage of the chain, on several the end of a chain, an edge, and a task.
+#[derive(Debug)]
+pub struct RunningAggregate<C, G, A> {
+    upstream: C,
+    key: G,
+    aggregate: A,
+    node: NodeId,
+    edge: u32,
+}
+
+impl<C, G, A> Chain for RunningAggregate<C, G, A>
+where
+    C: Chain,
+    G: Keying<C::Out>,
+    A: Aggregate<C::Out> + 'static,
+{
+    type Out = Updated<G::Key, A::Out>;
+
+    fn attach<N: Stage<Self::Out>>(self, next: N, graph: &mut Graph) {
+        let RunningAggregate { upstream, key, aggregate, node, edge } = self;
+        let aggregate = Rc::new(aggregate);
+        let running = graph.on_site(|site, plan| {
+            let uid = plan.uid(node);
+            let (mut keyed, parts) = site.keyed_state(&uid)?;
+            let table = keyed.table("accumulators");
+            site.restore_keyed(&uid, &mut keyed, &parts)?;
+            Ok((Running::<C::Out, G::Key, _, N>::new(table, aggregate.clone(), node, next), site.shard))
+        });
+        let Some((running, shard)) = running else { return };
+        match graph.take_edge(edge) {
+            None => upstream.attach(Contribute::new(key, aggregate, node, running), graph),
+            Some(edge) => {
+                let to_shards = ToShards::<G::Key, A::Input>::new(shard, edge.to);
+                upstream.attach(Contribute::new(key, aggregate, node, to_shards), graph);
+                graph.tasks.push(Box::new(Merge::new(edge.from, running)));
+            }
+        }
+    }
 }
 
 /// An operator's table and watermark: fresh, or from the checkpoint.

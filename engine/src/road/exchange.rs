@@ -341,9 +341,10 @@ impl<'a, K: Key, V: Fixed> Packed<'a, K, V> {
         Packed { rows }
     }
 
-    /// The rows in batches of at most `rows_max`.
-    pub(crate) fn batches(&self, rows_max: usize) -> impl Iterator<Item = Packed<'a, K, V>> {
-        self.rows.chunks(rows_max).map(|rows| Packed { rows })
+    /// The rows from `from` on, at most `rows_max`.
+    #[inline]
+    pub(crate) fn batch(&self, from: usize, rows_max: usize) -> Packed<'a, K, V> {
+        Packed { rows: &self.rows[from..(from + rows_max).min(self.rows.len())] }
     }
 }
 

@@ -7,7 +7,7 @@ use millstream_state::{Epoch, Fixed, Key};
 
 use super::chain::Signal;
 use super::exchange::Packed;
-use super::keyed::KeyedOut;
+use super::keyed::{Contributions, KeyedOut};
 use super::rows::BATCH_ROWS;
 use crate::epoch::Barrier;
 use crate::epoch::align::{Aligner, Merged, WatermarkMerge};
@@ -31,23 +31,40 @@ pub(crate) struct Merge<K, V, O> {
 
 struct Input {
     receiver: Receiver,
+    /// A buffer with rows for which there was no room behind, and how many of its rows have been taken.
+    open: Option<(Buffer, usize)>,
     /// A barrier whose buffer was read while the windows before it still fire.
     barrier: Option<Barrier>,
 }
 
 impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Merge<K, V, O> {
     pub(crate) fn new(receivers: Vec<Receiver>, out: O) -> Merge<K, V, O> {
-        let inputs: Vec<_> = receivers.into_iter().map(|receiver| Input { receiver, barrier: None }).collect();
+        let inputs: Vec<_> =
+            receivers.into_iter().map(|receiver| Input { receiver, open: None, barrier: None }).collect();
         let count = inputs.len();
         Merge { inputs, align: Aligner::new(count), time: WatermarkMerge::new(count), out, row: PhantomData }
     }
 
-    /// Takes one buffer's rows, then the marks in its header.
-    fn take(&mut self, input: usize, buffer: &Buffer, cx: &mut Cx<'_>) -> Result<(), Fault> {
+    /// Takes the rows of a buffer from `taken` on for as long as there is room behind, then the marks in its header. True
+    /// once all of it is taken; it then goes back to where it came from.
+    fn take(&mut self, input: usize, buffer: Buffer, mut taken: usize, cx: &mut Cx<'_>) -> Result<bool, Fault> {
         let rows = Packed::<K, V>::new(buffer.payload());
-        for batch in rows.batches(BATCH_ROWS) {
+        while taken < rows.len() {
+            if !self.out.ready() {
+                self.inputs[input].open = Some((buffer, taken));
+                return Ok(false);
+            }
+            let batch = rows.batch(taken, BATCH_ROWS);
+            taken += batch.len();
             self.out.accept(&batch, cx)?;
         }
+        self.mark(input, &buffer, cx)?;
+        self.inputs[input].receiver.release(buffer);
+        Ok(true)
+    }
+
+    /// Takes the marks in a buffer's header.
+    fn mark(&mut self, input: usize, buffer: &Buffer, cx: &mut Cx<'_>) -> Result<(), Fault> {
         for control in buffer.header().controls() {
             let merged = match control {
                 Control::Watermark(watermark) => self.time.watermark(input, Timestamp(watermark)),
@@ -116,11 +133,12 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Task for Merge<K, V, O> {
                     progress = Progress::Worked;
                     continue;
                 }
-                let Some(buffer) = self.inputs[input].receiver.receive() else { break };
+                let Input { receiver, open, .. } = &mut self.inputs[input];
+                let Some((buffer, taken)) = open.take().or_else(|| Some((receiver.receive()?, 0))) else { break };
                 progress = Progress::Worked;
-                let taken = self.take(input, &buffer, cx);
-                self.inputs[input].receiver.release(buffer);
-                taken?;
+                if !self.take(input, buffer, taken, cx)? {
+                    return Ok(progress);
+                }
             }
         }
         Ok(progress)

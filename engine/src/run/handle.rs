@@ -1,5 +1,6 @@
 //! A running job in the hands of the program that started it, and what it reports at its end.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,10 +8,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use millstream_state::SnapshotSize;
 
 use super::fault::JobError;
 use super::metrics::{ShardCounters, ShardReport};
 use crate::road::sink::Guarantee;
+use crate::time::Nanos;
 
 /// A job that runs. Dropping the handle lets it run on.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub struct JobReport {
     pub elapsed: Duration,
     /// The epoch the last attempt started from; zero: from the beginning.
     pub restored_epoch: u64,
+    /// From the look for that checkpoint to the last shard's being ready, of the last attempt.
+    pub start_elapsed: Duration,
     /// Whether it was asked to stop before its input had ended.
     pub stopped: bool,
     /// Why it was restarted, time after time.
@@ -95,6 +100,39 @@ pub struct CheckpointReport {
     pub bytes_total: u64,
     /// The most that one checkpoint wrote.
     pub bytes_max: u64,
+    /// The newest of them one by one, the oldest first, at most [`LISTED_MAX`](CheckpointReport::LISTED_MAX).
+    pub newest: VecDeque<CheckpointFigures>,
+}
+
+/// What one checkpoint took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CheckpointFigures {
+    /// The epoch it ends.
+    pub epoch: u64,
+    /// When its barrier was ordered.
+    pub begun: Nanos,
+    /// From then to the durable manifest, µs.
+    pub duration_us: u64,
+    /// Bytes of snapshot files written.
+    pub bytes: u64,
+    /// What they hold.
+    pub snapshot: SnapshotSize,
+}
+
+impl CheckpointReport {
+    /// Checkpoints that are told one by one: an hour of them at one every three seconds, a minute at twenty a second.
+    pub const LISTED_MAX: usize = 1_200;
+
+    pub(crate) fn add(&mut self, figures: CheckpointFigures) {
+        self.completed += 1;
+        self.duration_us.saturating_record(figures.duration_us);
+        self.bytes_total += figures.bytes;
+        self.bytes_max = self.bytes_max.max(figures.bytes);
+        if self.newest.len() == Self::LISTED_MAX {
+            self.newest.pop_front();
+        }
+        self.newest.push_back(figures);
+    }
 }
 
 impl JobReport {

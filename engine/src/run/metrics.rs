@@ -75,8 +75,25 @@ pub struct ShardReport {
     pub skipped: u64,
     /// The most bytes of pages that keyed state lay in; of several shards, their sum.
     pub state_bytes_max: u64,
+    /// Bytes of the pages that its keyed state lies in at the end.
+    pub state_bytes: u64,
     /// How often a shard waited for a page of memory to come from a disk.
     pub major_faults: u64,
+    /// What its state was restored from.
+    pub restored: RestoreFigures,
+}
+
+/// What restoring state took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RestoreFigures {
+    /// Bytes of snapshot files read.
+    pub bytes_read: u64,
+    /// Pages that came to life.
+    pub pages: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// The time it took, µs; where several shards restored at once, that of the slowest.
+    pub took_us: u64,
 }
 
 impl ShardReport {
@@ -89,7 +106,9 @@ impl ShardReport {
             late: 0,
             skipped: 0,
             state_bytes_max: 0,
+            state_bytes: 0,
             major_faults: 0,
+            restored: RestoreFigures::default(),
         }
     }
 
@@ -102,7 +121,12 @@ impl ShardReport {
         self.late += other.late;
         self.skipped += other.skipped;
         self.state_bytes_max += other.state_bytes_max;
+        self.state_bytes += other.state_bytes;
         self.major_faults += other.major_faults;
+        self.restored.bytes_read += other.restored.bytes_read;
+        self.restored.pages += other.restored.pages;
+        self.restored.entries += other.restored.entries;
+        self.restored.took_us = self.restored.took_us.max(other.restored.took_us);
     }
 }
 

@@ -6,6 +6,7 @@
 //! failed: the restart strategy says when to try again, or that it is over
 //! ```
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,12 +21,12 @@ use hdrhistogram::Histogram;
 use millstream_network::frame::Route;
 use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_network::{Doorbell, LaneConfig, lane};
-use millstream_state::{Epoch, Manifest, Part, Store, StoreConfig, StoreError};
+use millstream_state::{Epoch, Manifest, Part, SnapshotSize, Store, StoreConfig, StoreError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
 
 use super::fault::JobError;
-use super::handle::{CheckpointReport, JobHandle, JobReport};
+use super::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport};
 use super::machine;
 use super::metrics::{ShardCounters, ShardReport};
 use super::publisher::{Published, Publisher};
@@ -77,6 +78,8 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
         highest: Epoch(0),
         is_swept: false,
         checkpoints: empty_checkpoint_report(),
+        start_began: Nanos(0),
+        start_elapsed: Duration::ZERO,
     };
     // A manifest that does not fit is a usage error, told before anything runs.
     let newest = lead.newest_before(None).map_err(unusable)?;
@@ -147,6 +150,7 @@ fn empty_checkpoint_report() -> CheckpointReport {
         duration_us: Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are constants that fit"),
         bytes_total: 0,
         bytes_max: 0,
+        newest: VecDeque::new(),
     }
 }
 
@@ -160,7 +164,7 @@ pub(super) struct Lead {
     pub(super) store: Option<Store>,
     pub(super) stop: Arc<AtomicBool>,
     counters: Arc<[Arc<ShardCounters>]>,
-    clock: Clock,
+    pub(super) clock: Clock,
     pub(super) restarts: Vec<String>,
     pub(super) restarts_in_a_row: u32,
     /// The highest epoch that a manifest in the store has in its name: taken, whether or not it is believed.
@@ -168,6 +172,10 @@ pub(super) struct Lead {
     /// What attempts of other processes have left was deleted.
     pub(super) is_swept: bool,
     pub(super) checkpoints: CheckpointReport,
+    /// When the running attempt began to look for a checkpoint.
+    pub(super) start_began: Nanos,
+    /// How long its shards took from there to be ready.
+    start_elapsed: Duration,
 }
 
 /// How an attempt ended.
@@ -208,6 +216,7 @@ impl Lead {
                         guarantee: self.plan.guarantee(),
                         elapsed,
                         restored_epoch: restored_epoch.0,
+                        start_elapsed: self.start_elapsed,
                         stopped: self.stop.load(Ordering::Relaxed),
                         restarts: std::mem::take(&mut self.restarts),
                         checkpoints: std::mem::replace(&mut self.checkpoints, empty_checkpoint_report()),
@@ -340,9 +349,10 @@ impl Lead {
             tolerable_failures: self.config.tolerable_failures,
         };
         let began = self.clock.now();
+        self.start_elapsed = began.since(self.start_began);
         // A manifest that is not believed has its name all the same.
         let mut coordinator = Coordinator::new(settings, restored.max(self.highest), began);
-        let mut under_way = UnderWay { injected: began, bytes: 0 };
+        let mut under_way = UnderWay::since(began);
         let mut told_to_stop = false;
         for shard in running.iter() {
             shard.order(Order::Go);
@@ -376,8 +386,8 @@ impl Lead {
                 default(wait) => Err(RecvTimeoutError::Timeout),
             };
             match heard {
-                Ok((shard, News::Acknowledged { epoch, part, bytes })) => {
-                    under_way.bytes += bytes;
+                Ok((shard, News::Acknowledged { epoch, part, bytes, snapshot })) => {
+                    under_way.add(bytes, &snapshot);
                     coordinator.handle(self.clock.now(), Message::Acknowledged { shard, epoch, part });
                 }
                 Ok((shard, News::Declined { epoch, why })) => {
@@ -405,7 +415,7 @@ impl Lead {
         let order_all = |order: fn(Epoch) -> Order, epoch| running.iter().for_each(|shard| shard.order(order(epoch)));
         match action {
             Action::Inject(barrier) => {
-                *under_way = UnderWay { injected: self.clock.now(), bytes: 0 };
+                *under_way = UnderWay::since(self.clock.now());
                 running.iter().for_each(|shard| shard.order(Order::Inject(barrier)));
             }
             Action::Persist { epoch, parts } => publisher.publish(self.manifest(epoch, parts)),
@@ -424,11 +434,13 @@ impl Lead {
         let Published { epoch, result } = published;
         let now = self.clock.now();
         if result.is_ok() && self.store.is_some() {
-            let report = &mut self.checkpoints;
-            report.completed += 1;
-            report.duration_us.saturating_record(now.since(under_way.injected).as_micros() as u64);
-            report.bytes_total += under_way.bytes;
-            report.bytes_max = report.bytes_max.max(under_way.bytes);
+            self.checkpoints.add(CheckpointFigures {
+                epoch: epoch.0,
+                begun: under_way.injected,
+                duration_us: now.since(under_way.injected).as_micros() as u64,
+                bytes: under_way.bytes,
+                snapshot: under_way.snapshot,
+            });
             self.restarts_in_a_row = 0;
         }
         coordinator.handle(now, Message::Persisted { epoch, result: result.map_err(|error| error.to_string()) });
@@ -471,6 +483,22 @@ impl Lead {
 struct UnderWay {
     injected: Nanos,
     bytes: u64,
+    snapshot: SnapshotSize,
+}
+
+impl UnderWay {
+    fn since(injected: Nanos) -> UnderWay {
+        UnderWay { injected, bytes: 0, snapshot: SnapshotSize::default() }
+    }
+
+    /// A shard's part of it.
+    fn add(&mut self, bytes: u64, snapshot: &SnapshotSize) {
+        self.bytes += bytes;
+        self.snapshot.dirty_pages += snapshot.dirty_pages;
+        self.snapshot.dirty_lines += snapshot.dirty_lines;
+        self.snapshot.dirty_bytes += snapshot.dirty_bytes;
+        self.snapshot.swept_bytes += snapshot.swept_bytes;
+    }
 }
 
 /// Lays the lanes of all edges, from every shard to every shard; `[shard][edge]`. A single shard needs none.

@@ -46,6 +46,7 @@ impl Lead {
 
     /// The newest checkpoint that proves sound, of all or of those before one.
     pub(super) fn newest_before(&mut self, epoch: Option<Epoch>) -> Result<Newest, StoreError> {
+        self.start_began = self.clock.now();
         let Some(store) = &self.store else {
             return Ok(Newest { manifest: None, rejected: Vec::new(), highest: Epoch(0) });
         };

@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
 use millstream_network::Doorbell;
-use millstream_state::{Epoch, Manifest, Part, Store};
+use millstream_state::{Epoch, Manifest, PageStore, Part, SnapshotSize, Store};
 
 use super::fault::{Fault, JobError};
 use super::io::{IoRoom, Slot};
-use super::metrics::{ShardCounters, ShardReport};
+use super::metrics::{RestoreFigures, ShardCounters, ShardReport};
 use super::panics;
 use super::residence::{Look, Residence};
 use super::task::{Cx, Progress, SinkEnd, StateVisitor, Task};
@@ -63,7 +63,7 @@ pub(crate) enum Order {
 pub(crate) enum News {
     Ready,
     InputEnded,
-    Acknowledged { epoch: Epoch, part: Part, bytes: u64 },
+    Acknowledged { epoch: Epoch, part: Part, bytes: u64, snapshot: SnapshotSize },
     Declined { epoch: Epoch, why: String },
     Committed { epoch: Epoch },
     Failed { why: String, is_final: bool },
@@ -177,11 +177,14 @@ impl Shard {
             store,
             restored: start.restored.clone(),
             edges: start.edges,
+            restores: Cell::default(),
         };
         let flow = Flow::new(Graph::new(Some(site)));
         panics::catch(|| (start.factory)(&flow))
             .map_err(|panic| JobError::Unusable(format!("the closure that describes the job panicked: {panic}")))?;
         let graph = flow.into_graph();
+        let mut report = ShardReport::new();
+        report.restored = graph.site.as_ref().map_or_else(RestoreFigures::default, |site| site.restores.get());
         if let Some(error) = graph.error {
             return Err(error);
         }
@@ -222,7 +225,7 @@ impl Shard {
             going: false,
             halted: false,
             input_ended: false,
-            report: ShardReport::new(),
+            report,
             turns: 0,
         })
     }
@@ -394,7 +397,7 @@ impl Shard {
         let message = match result {
             Ok(()) => {
                 let part = closed.part(self.shard, &self.plan, &self.uncommitted);
-                News::Acknowledged { epoch: closed.epoch, part, bytes: closed.bytes }
+                News::Acknowledged { epoch: closed.epoch, part, bytes: closed.bytes, snapshot: closed.snapshot }
             }
             Err(why) => News::Declined { epoch: closed.epoch, why },
         };
@@ -465,11 +468,12 @@ impl Shard {
     }
 
     fn into_report(mut self) -> ShardReport {
-        let mut late = LateVisitor(0);
+        let mut at_end = AtEnd { late: 0, state_bytes: 0 };
         for task in &mut self.tasks {
-            task.states(&mut late);
+            task.states(&mut at_end);
         }
-        self.report.late = late.0;
+        self.report.late = at_end.late;
+        self.report.state_bytes = at_end.state_bytes;
         self.report
     }
 }
@@ -511,10 +515,18 @@ impl StateVisitor for CommitVisitor<'_> {
     }
 }
 
-struct LateVisitor(u64);
+/// What a shard's stages have to tell when it ends.
+struct AtEnd {
+    late: u64,
+    state_bytes: u64,
+}
 
-impl StateVisitor for LateVisitor {
+impl StateVisitor for AtEnd {
+    fn keyed(&mut self, _node: NodeId, keyed: &mut PageStore) {
+        self.state_bytes += keyed.bytes().live as u64;
+    }
+
     fn late(&mut self, rows: u64) {
-        self.0 += rows;
+        self.late += rows;
     }
 }

@@ -5,26 +5,35 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
-use serde_json::json;
+use millstream::StateBacking;
+use serde_json::{Value, json};
 
+use super::state::{BackingArgs, compared};
 use super::values::{duration, on_off, positive_count, small_count};
 use super::{UsageError, Verdict};
-use crate::chaos::{self, Chaos};
+use crate::chaos::{self, Chaos, ChaosJob, ChaosOutcome};
+use crate::keys::{Distribution, KeySpace};
 use crate::report::{self, Report, decimals};
 use crate::ysb::generate::{GeneratorConfig, Pace, Population, START_MS};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A child process runs the benchmark from a log to files, with checkpoints. It is killed with SIGKILL at random moments
-and started again; in the end the committed files must be what a run without kills would have written.
+A child process runs a job into files, with checkpoints. It is killed with SIGKILL at random moments and started again;
+in the end the committed files must be what a run without kills would have written.
+
+Jobs:
+  ysb    the Yahoo benchmark, read from a log
+  state  the keyed running count; some of each key's counts are written, and besides the files every checkpoint that is
+         left is restored and compared, key by key
 
 Examples:
   harness chaos ysb --kills 20 --seed 7
-  harness chaos ysb --kills 50 --checkpoint-interval 100ms --json")]
+  harness chaos ysb --kills 50 --checkpoint-interval 100ms --json
+  harness chaos state --kills 20 --keys 100k --shards 2")]
 pub(super) struct ChaosArgs {
     /// What runs in the child
     #[arg(value_enum)]
-    job: ChaosJob,
+    job: JobName,
 
     /// How many times it is killed
     #[arg(long, value_name = "N", default_value = "20", value_parser = small_count)]
@@ -42,7 +51,7 @@ pub(super) struct ChaosArgs {
     #[arg(long, value_name = "N", default_value = "2", value_parser = small_count)]
     shards: u32,
 
-    /// Where events come from
+    /// Where the benchmark's events come from
     #[arg(long, value_enum, default_value_t = ChaosSource::Log)]
     source: ChaosSource,
 
@@ -50,15 +59,26 @@ pub(super) struct ChaosArgs {
     #[arg(long, value_name = "D", default_value = "200ms", value_parser = duration)]
     checkpoint_interval: Duration,
 
-    /// Events a second that the child takes
+    /// Events or updates a second that the child takes
     #[arg(long, value_name = "R", default_value = "200k", value_parser = positive_count)]
     rate: u64,
 
-    /// How many campaigns there are
+    /// With state: how many keys there are
+    #[arg(long, value_name = "N", default_value = "100k", value_parser = small_count)]
+    keys: u32,
+
+    /// With state: how often each key comes: uniform, sequential or zipf:S
+    #[arg(long, default_value = "uniform")]
+    distribution: Distribution,
+
+    #[command(flatten)]
+    backing: BackingArgs,
+
+    /// With ysb: how many campaigns there are
     #[arg(long, value_name = "C", default_value = "100", value_parser = small_count)]
     campaigns: u32,
 
-    /// Fold on the sending shard before the exchange: on or off
+    /// With ysb: fold on the sending shard before the exchange: on or off
     #[arg(long, default_value = "on", value_parser = on_off, action = clap::ArgAction::Set)]
     combine: bool,
 
@@ -72,9 +92,11 @@ pub(super) struct ChaosArgs {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum ChaosJob {
+enum JobName {
     /// The Yahoo query
     Ysb,
+    /// The keyed running count
+    State,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -85,12 +107,20 @@ enum ChaosSource {
 
 /// Events of event time per ms: with the default rate a window of ten seconds ends every 100 ms of wall time.
 const EVENTS_PER_MS: u64 = 2;
+/// Of a key's counts, one in so many is written.
+const EVERY: u64 = 4;
 /// Time on the job's clock that a kill takes from it, on average, with room to spare.
 const SECONDS_PER_KILL: f64 = 0.6;
 
 pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
-    let ChaosJob::Ysb = args.job;
     let ChaosSource::Log = args.source;
+    let backing = match args.backing.backing()? {
+        StateBacking::File(dir) => Some(dir),
+        StateBacking::Anonymous => None,
+    };
+    if backing.is_some() && args.job == JobName::Ysb {
+        return Err(UsageError("--backing goes with state".to_owned()).into());
+    }
     if args.processes != 1 {
         return Err(UsageError("this build runs all shards in one process: leave --processes out".to_owned()).into());
     }
@@ -108,15 +138,7 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
         shards: args.shards,
         checkpoint_interval: args.checkpoint_interval,
         rate: args.rate,
-        events: GeneratorConfig {
-            population: Population { campaigns: args.campaigns, ads_per_campaign: 10, seed: args.seed },
-            events: Some((args.rate as f64 * seconds) as u64),
-            start_ms: START_MS,
-            pace: Pace::per_ms(EVENTS_PER_MS),
-            skew: false,
-        },
-        events_per_ms: EVENTS_PER_MS,
-        combine: args.combine,
+        job: args.job((args.rate as f64 * seconds) as u64, backing),
         dir: dir.clone(),
     };
     let bar = report::spinner("chaos");
@@ -134,9 +156,53 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
             return Err(anyhow!("{why}\nEverything is left in {}", dir.display()));
         }
     };
-    let differences = &outcome.differences;
     let enough = outcome.kills == args.kills;
-    let mut report = Report::new(format!("chaos ysb: {} kills, seed {}", outcome.kills, args.seed));
+    readable(args, &outcome, enough).print();
+    if args.json {
+        report::print_json(&as_json(args, &outcome));
+    }
+    if outcome.differences.is_empty() && enough {
+        return Ok(Verdict::Good);
+    }
+    keep(temporary);
+    Ok(Verdict::Different)
+}
+
+impl ChaosArgs {
+    /// The child's job, with so many events.
+    fn job(&self, events: u64, backing: Option<PathBuf>) -> ChaosJob {
+        match self.job {
+            JobName::Ysb => ChaosJob::Ysb {
+                events: GeneratorConfig {
+                    population: Population { campaigns: self.campaigns, ads_per_campaign: 10, seed: self.seed },
+                    events: Some(events),
+                    start_ms: START_MS,
+                    pace: Pace::per_ms(EVENTS_PER_MS),
+                    skew: false,
+                },
+                events_per_ms: EVENTS_PER_MS,
+                combine: self.combine,
+            },
+            JobName::State => ChaosJob::State {
+                space: KeySpace { keys: u64::from(self.keys), distribution: self.distribution, seed: self.seed },
+                updates: events,
+                every: EVERY,
+                backing,
+            },
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self.job {
+            JobName::Ysb => "ysb",
+            JobName::State => "state",
+        }
+    }
+}
+
+fn readable(args: &ChaosArgs, outcome: &ChaosOutcome, enough: bool) -> Report {
+    let differences = &outcome.differences;
+    let mut report = Report::new(format!("chaos {}: {} kills, seed {}", args.name(), outcome.kills, args.seed));
     report.line("restarts", outcome.restarts.to_string());
     report.line("lost", differences.lost.to_string());
     report.line("duplicated", differences.duplicated.to_string());
@@ -146,31 +212,38 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
         "recovery",
         format!("p50 {} · max {} ms from a kill to the first row after it", decimals(p50 as f64, 0), max),
     );
-    report.line("result", differences.to_string());
+    report.line(
+        "result",
+        match args.job {
+            JobName::Ysb => differences.to_string(),
+            JobName::State => compared(differences),
+        },
+    );
     if !enough {
         report.line(
             "too short",
             format!("the job was done after {} of {} kills: lower --rate", outcome.kills, args.kills),
         );
     }
-    report.print();
-    if args.json {
-        report::print_json(&json!({
-            "job": "ysb",
-            "seed": args.seed,
-            "kills": outcome.kills,
-            "restarts": outcome.restarts,
-            "lost": differences.lost,
-            "duplicated": differences.duplicated,
-            "differences": differences.differences,
-            "windows": differences.rows,
-            "views": differences.views,
-            "recovery_ms": { "p50": p50, "max": max },
-        }));
-    }
-    if differences.is_empty() && enough {
-        return Ok(Verdict::Good);
-    }
-    keep(temporary);
-    Ok(Verdict::Different)
+    report
+}
+
+fn as_json(args: &ChaosArgs, outcome: &ChaosOutcome) -> Value {
+    let ChaosOutcome { differences, recovery_ms, .. } = outcome;
+    let mut json = json!({
+        "job": args.name(),
+        "seed": args.seed,
+        "kills": outcome.kills,
+        "restarts": outcome.restarts,
+        "lost": differences.lost,
+        "duplicated": differences.duplicated,
+        "differences": differences.differences,
+        "recovery_ms": { "p50": recovery_ms.value_at_quantile(0.5), "max": recovery_ms.max() },
+    });
+    let counted = match args.job {
+        JobName::Ysb => json!({ "windows": differences.rows, "views": differences.views }),
+        JobName::State => json!({ "keys": differences.rows, "updates": differences.views }),
+    };
+    report::merge(&mut json, counted);
+    json
 }

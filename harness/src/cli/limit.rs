@@ -1,18 +1,20 @@
 //! `harness limit`
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use millstream::OnError;
+use millstream::{OnError, StateBacking};
 use serde_json::json;
 
 use super::values::{DurationOrOff, duration_or_off, positive_count, small_count};
 use super::{ShardArgs, UsageError, Verdict};
-use crate::keys::Distribution;
+use crate::keys::{Distribution, KeySpace};
 use crate::limit::{Encoding, Exchange, LimitOutcome, QueryLimit, STAGES, Shape, TableLimit, run_query, run_table};
 use crate::machine::Machine;
 use crate::report::{self, Report, count, decimals, rate};
+use crate::state::run::StateRun;
 use crate::ysb::generate::{GeneratorConfig, Pace, Population, START_MS};
 use crate::ysb::oracle::{Differences, Oracle};
 use crate::ysb::run::{SinkKind, YsbRun};
@@ -33,7 +35,8 @@ Examples:
   harness limit --shape spsc --campaigns 1M --events 200M
   harness limit --encoding json --shards 1 --stages      where the time goes
   harness limit --shape spsc --compare                   the engine's ratio to it, in alternating pairs
-  harness limit --shape table --keys 50M --distribution zipf:1.2 --json")]
+  harness limit --shape table --keys 50M --distribution zipf:1.2 --json
+  harness limit --shape table --keys 50M --shards 1 --compare")]
 pub(super) struct LimitArgs {
     /// The loop's form
     #[arg(long, value_enum, default_value_t = Shape::Fused)]
@@ -91,9 +94,10 @@ pub(super) struct LimitArgs {
     #[arg(long, value_name = "N", default_value = "5", value_parser = small_count)]
     pairs: u32,
 
-    /// With --compare: the engine's time between checkpoints, or off
-    #[arg(long, value_name = "D", default_value = "1s", value_parser = duration_or_off)]
-    checkpoint_interval: DurationOrOff,
+    /// With --compare: the engine's time between checkpoints, or off [default: 1s; off with --shape table, where a
+    /// checkpoint is a good part of what happens]
+    #[arg(long, value_name = "D", value_parser = duration_or_off)]
+    checkpoint_interval: Option<DurationOrOff>,
 
     /// End with one line of JSON on stdout
     #[arg(long)]
@@ -109,13 +113,7 @@ pub(super) fn run(args: &LimitArgs) -> Result<Verdict> {
     let progress = report::spinner("running the hand-written loop, then counting again");
     let outcome = match args.shape {
         Shape::Fused | Shape::Spsc | Shape::Tcp => run_query(&args.query(args.seed, cores)?)?,
-        Shape::Table => run_table(&TableLimit {
-            keys: u64::from(args.keys),
-            updates: args.updates,
-            distribution: args.distribution,
-            cores,
-            seed: args.seed,
-        })?,
+        Shape::Table => run_table(&args.table(args.seed, cores))?,
     };
     progress.finish_and_clear();
     readable(args, shards, &outcome).print();
@@ -126,6 +124,35 @@ pub(super) fn run(args: &LimitArgs) -> Result<Verdict> {
 }
 
 impl LimitArgs {
+    fn table(&self, seed: u64, cores: Vec<usize>) -> TableLimit {
+        let space = KeySpace { keys: u64::from(self.keys), distribution: self.distribution, seed };
+        TableLimit { space, updates: self.updates, cores }
+    }
+
+    fn checkpoint_interval(&self) -> Option<Duration> {
+        match (self.checkpoint_interval, self.shape) {
+            (Some(interval), _) => interval.duration(),
+            (None, Shape::Table) => None,
+            (None, _) => Some(Duration::from_secs(1)),
+        }
+    }
+
+    /// What is counted, for people.
+    fn described(&self, shards: usize) -> String {
+        if self.shape == Shape::Table {
+            let exchange = if shards > 1 { ", full exchange for the engine, none by hand" } else { "" };
+            return format!(
+                "{} keys ({}), {shards} shard(s){exchange}",
+                count(u64::from(self.keys)),
+                self.distribution
+            );
+        }
+        let campaigns = count(u64::from(self.campaigns));
+        let encoding = format!("{:?}", self.encoding).to_lowercase();
+        let how = if self.shape == Shape::Spsc { "full exchange" } else { "folded before the exchange" };
+        format!("{campaigns} campaigns, {encoding}, {shards} shard(s), {how}")
+    }
+
     fn query(&self, seed: u64, cores: Vec<usize>) -> Result<QueryLimit, UsageError> {
         let population = Population { campaigns: self.campaigns, ads_per_campaign: self.ads_per_campaign, seed };
         if population.campaigns.checked_mul(population.ads_per_campaign).is_none() {
@@ -157,21 +184,18 @@ impl LimitArgs {
 
 /// The engine and the loop in turn, over the same events, a new input for each pair.
 fn compare(args: &LimitArgs, cores: &[usize]) -> Result<Verdict> {
-    if !matches!(args.shape, Shape::Fused | Shape::Spsc) {
-        let text = "--compare runs the Yahoo query in one process: use --shape fused or spsc";
+    if args.shape == Shape::Tcp {
+        let text = "--compare runs the engine in one process: use --shape fused, spsc or table";
         return Err(UsageError(text.to_owned()).into());
     }
     let bar = report::progress("pairs", u64::from(args.pairs) + 1);
     let mut pairs: Vec<(f64, f64)> = Vec::new();
     let mut verified = true;
     for pair in 0..=u64::from(args.pairs) {
-        let mut query = args.query(args.seed.wrapping_add(pair), cores.to_vec())?;
-        query.counted = Some(Arc::new(Oracle::of_generator(query.events)));
-        let engine = crate::ysb::run::run(&engine_run(args, &query), &mut |_| {})?;
-        let limit = run_query(&query)?;
-        verified &= engine.differences.as_ref().is_some_and(Differences::is_empty) && limit.differences.is_empty();
+        let (figures, good) = one_pair(args, args.seed.wrapping_add(pair), cores)?;
+        verified &= good;
         if pair > 0 {
-            pairs.push((engine.job.events_per_s(), limit.events_per_s()));
+            pairs.push(figures);
         }
         bar.inc(1);
     }
@@ -184,15 +208,10 @@ fn compare(args: &LimitArgs, cores: &[usize]) -> Result<Verdict> {
     };
     let (engine, limit, ratio) = (spread(|pair| pair.0), spread(|pair| pair.1), spread(|pair| pair.0 / pair.1));
     let mut report = Report::new(format!("engine against limit {}: {} pairs", shape_name(args.shape), pairs.len()));
-    let campaigns = count(u64::from(args.campaigns));
-    let encoding = format!("{:?}", args.encoding).to_lowercase();
-    let how = if args.shape == Shape::Spsc { "full exchange" } else { "folded before the exchange" };
-    report.line("query", format!("{campaigns} campaigns, {encoding}, {} shard(s), {how}", cores.len()));
+    let unit = unit(args.shape);
+    report.line(if args.shape == Shape::Table { "keys" } else { "query" }, args.described(cores.len()));
     for (name, (median, min, max)) in [("engine", engine), ("limit", limit)] {
-        report.line(
-            name,
-            format!("{} (min {}, max {})", rate(median, "events"), rate(min, "events"), rate(max, "events")),
-        );
+        report.line(name, format!("{} (min {}, max {})", rate(median, unit), rate(min, unit), rate(max, unit)));
     }
     let (median, min, max) = ratio;
     report
@@ -202,11 +221,14 @@ fn compare(args: &LimitArgs, cores: &[usize]) -> Result<Verdict> {
     report.print();
     if args.json {
         let three = |(median, min, max): (f64, f64, f64)| json!({ "median": median, "min": min, "max": max });
-        report::print_json(&json!({
+        let mut json = if args.shape == Shape::Table {
+            json!({ "keys": args.keys, "distribution": args.distribution.to_string(), "updates": args.updates })
+        } else {
+            json!({ "encoding": args.encoding, "campaigns": args.campaigns })
+        };
+        let more = json!({
             "job": "limit",
             "shape": args.shape,
-            "encoding": args.encoding,
-            "campaigns": args.campaigns,
             "shards": cores.len(),
             "pairs": pairs.len(),
             "engine_events_per_s": three(engine),
@@ -214,9 +236,47 @@ fn compare(args: &LimitArgs, cores: &[usize]) -> Result<Verdict> {
             "limit_events_per_s": three(limit),
             "ratio": three(ratio),
             "verified": verified,
-        }));
+        });
+        report::merge(&mut json, more);
+        report::print_json(&json);
     }
     Ok(if verified { Verdict::Good } else { Verdict::Different })
+}
+
+/// One run of the engine and one of the loop over the same input: their figures, and whether both counted right.
+fn one_pair(args: &LimitArgs, seed: u64, cores: &[usize]) -> Result<((f64, f64), bool)> {
+    if args.shape == Shape::Table {
+        let table = args.table(seed, cores.to_vec());
+        let engine = crate::state::run::run(&engine_count(args, &table), &mut |_| {})?;
+        let limit = run_table(&table)?;
+        let good = engine.differences.as_ref().is_some_and(Differences::is_empty) && limit.differences.is_empty();
+        return Ok(((engine.updates_per_s(), limit.events_per_s()), good));
+    }
+    let mut query = args.query(seed, cores.to_vec())?;
+    query.counted = Some(Arc::new(Oracle::of_generator(query.events)));
+    let engine = crate::ysb::run::run(&engine_run(args, &query), &mut |_| {})?;
+    let limit = run_query(&query)?;
+    let good = engine.differences.as_ref().is_some_and(Differences::is_empty) && limit.differences.is_empty();
+    Ok(((engine.job.events_per_s(), limit.events_per_s()), good))
+}
+
+/// The engine's run over a loop's updates.
+fn engine_count(args: &LimitArgs, table: &TableLimit) -> StateRun {
+    StateRun {
+        space: table.space,
+        updates: table.updates,
+        duration: None,
+        rate: None,
+        value_bytes: 8,
+        shards: table.cores.len() as u32,
+        cores: table.cores.clone(),
+        checkpoint_interval: args.checkpoint_interval(),
+        checkpoint_dir: None,
+        checkpoints_retained: 1,
+        backing: StateBacking::Anonymous,
+        files: None,
+        verify: true,
+    }
 }
 
 /// The engine's run over a loop's events.
@@ -231,7 +291,7 @@ fn engine_run(args: &LimitArgs, query: &QueryLimit) -> YsbRun {
         sink: SinkKind::Memory,
         shards: query.cores.len() as u32,
         cores: query.cores.clone(),
-        checkpoint_interval: args.checkpoint_interval.duration(),
+        checkpoint_interval: args.checkpoint_interval(),
         checkpoint_dir: None,
         combine: query.exchange == Exchange::None,
         verify: true,
@@ -243,7 +303,7 @@ fn engine_run(args: &LimitArgs, query: &QueryLimit) -> YsbRun {
 
 fn readable(args: &LimitArgs, shards: usize, outcome: &LimitOutcome) -> Report {
     let each = outcome.events_per_s() / shards as f64;
-    let unit = if args.shape == Shape::Table { "updates" } else { "events" };
+    let unit = unit(args.shape);
     let mut report = Report::new(format!("limit {}: hand-written, {shards} shard(s)", shape_name(args.shape)));
     if args.shape == Shape::Table {
         report.line("keys", format!("{} ({})", count(u64::from(args.keys)), args.distribution));
@@ -263,6 +323,10 @@ fn readable(args: &LimitArgs, shards: usize, outcome: &LimitOutcome) -> Report {
     report.line("result", outcome.differences.to_string());
     report.line("machine", outcome.machine.to_string());
     report
+}
+
+fn unit(shape: Shape) -> &'static str {
+    if shape == Shape::Table { "updates" } else { "events" }
 }
 
 fn shape_name(shape: Shape) -> &'static str {

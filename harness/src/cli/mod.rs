@@ -4,8 +4,10 @@
 //! status is 0 for done and verified, 1 for a run that failed or a result that differs, 2 for usage.
 
 mod chaos;
+mod figures;
 mod generate;
 mod limit;
+mod state;
 pub mod values;
 mod verify;
 mod ysb;
@@ -29,6 +31,7 @@ Exit status: 0 done and verified, 1 failed or different from what is expected, 2
 Examples:
   harness ysb                            the Yahoo benchmark: 50M events on all cores, verified
   harness chaos ysb --kills 20           the same, killed twenty times
+  harness state --keys 10M               a running count for each of 10M keys, verified
   harness limit                          the Yahoo query by hand: what this machine can do
   harness limit --shape table --keys 10M a keyed count by hand
   harness limit --help                   all of one verb's options")]
@@ -41,6 +44,8 @@ struct Cli {
 enum Verb {
     /// Run the Yahoo streaming benchmark on the engine, and verify it
     Ysb(Box<ysb::YsbArgs>),
+    /// Run a running count for each of many keys on the engine: state, checkpoints, restarts
+    State(Box<state::StateArgs>),
     /// Write input to files
     Generate(generate::GenerateArgs),
     /// Recount a log and compare committed output with it
@@ -77,6 +82,7 @@ pub fn main() -> ExitCode {
         .init();
     let verdict = match &cli.verb {
         Verb::Ysb(args) => ysb::run(args),
+        Verb::State(args) => state::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Chaos(args) => chaos::run(args),

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use hdrhistogram::Histogram;
 use millstream::OnError;
 use serde_json::{Value, json};
 
+use super::figures::{P50_P999, checkpoint_line, checkpoints_json, four, quantiles};
 use super::values::{DurationOrOff, duration, duration_or_off, on_off, positive_count, small_count};
 use super::{ShardArgs, UsageError, Verdict};
 use crate::limit::{Encoding, Exchange, LimitOutcome, QueryLimit, run_query};
 use crate::machine::{Machine, Usage, allowed_cores};
-use crate::report::{self, Report, bytes, count, decimals, rate};
+use crate::report::{self, Report, count, decimals, rate};
 use crate::ysb::generate::{GeneratorConfig, Pace, Population, START_MS};
 use crate::ysb::run::{SinkKind, Told, YsbOutcome, YsbRun, run as run_ysb};
 
@@ -271,17 +271,6 @@ pub(super) fn limit_of(plan: &YsbRun, outcome: &YsbOutcome) -> Result<LimitOutco
     Ok(run_query(&QueryLimit { exchange, encoding: plan.encoding, events, cores, stages: false, counted: None })?)
 }
 
-fn quantiles(histogram: &Histogram<u64>, digits: usize, unit_us: f64, tops: &[(&str, f64)]) -> String {
-    let shown = tops.iter().map(|(name, quantile)| {
-        format!("{name} {}", decimals(histogram.value_at_quantile(*quantile) as f64 / unit_us, digits))
-    });
-    let max = format!("max {}", decimals(histogram.max() as f64 / unit_us, digits));
-    shown.chain([max]).collect::<Vec<_>>().join(" · ")
-}
-
-const P50_P99: [(&str, f64); 2] = [("p50", 0.5), ("p99", 0.99)];
-const P50_P999: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
-
 fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&LimitOutcome>) -> Report {
     let YsbOutcome { job, .. } = outcome;
     let (measured, checkpoints) = (&job.measured, &job.checkpoints);
@@ -309,20 +298,7 @@ fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&
     }
     let seconds = decimals(job.elapsed.as_secs_f64(), 3);
     report.line("time", format!("{seconds} s for {} events", count(measured.events_in)));
-    report.line(
-        "checkpoints",
-        match plan.checkpoint_interval {
-            None if checkpoints.completed == 0 => "off".to_owned(),
-            _ => format!(
-                "{} completed, {} failed · duration {} ms · {} in all, {} the largest",
-                checkpoints.completed,
-                checkpoints.failed.len(),
-                quantiles(&checkpoints.duration_us, 1, 1e3, &P50_P99),
-                bytes(checkpoints.bytes_total),
-                bytes(checkpoints.bytes_max)
-            ),
-        },
-    );
+    report.line("checkpoints", checkpoint_line(plan.checkpoint_interval, checkpoints));
     report.line("snapshot pause", format!("{} µs", quantiles(&measured.pause_us, 0, 1.0, &P50_P999)));
     report.line("loop turn", format!("{} µs", quantiles(&measured.turn_us, 0, 1.0, &P50_P999)));
     report.line(
@@ -376,18 +352,6 @@ fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&
 fn as_json(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, used: &Usage, limit: Option<&LimitOutcome>) -> Value {
     let YsbOutcome { job, .. } = outcome;
     let (measured, checkpoints) = (&job.measured, &job.checkpoints);
-    let at = |histogram: &Histogram<u64>, quantile: f64, unit_us: f64| {
-        histogram.value_at_quantile(quantile) as f64 / unit_us
-    };
-    let four = |histogram: &Histogram<u64>, unit_us: f64| {
-        json!({
-            "p50": at(histogram, 0.5, unit_us),
-            "p99": at(histogram, 0.99, unit_us),
-            "p999": at(histogram, 0.999, unit_us),
-            "max": histogram.max() as f64 / unit_us,
-        })
-    };
-    let duration = &checkpoints.duration_us;
     json!({
         "job": "ysb",
         "encoding": plan.encoding,
@@ -405,18 +369,7 @@ fn as_json(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, used: &Usage, li
         "events_per_s_per_shard": job.events_per_s() / f64::from(plan.shards),
         "verified": outcome.differences.as_ref().map(|differences| differences.is_empty()),
         "differences": outcome.differences.as_ref().map_or(0, |differences| differences.differences),
-        "checkpoints": {
-            "interval_ms": plan.checkpoint_interval.map(|interval| interval.as_millis() as u64),
-            "completed": checkpoints.completed,
-            "failed": checkpoints.failed.len(),
-            "duration_ms": {
-                "p50": at(duration, 0.5, 1e3),
-                "p99": at(duration, 0.99, 1e3),
-                "max": duration.max() as f64 / 1e3,
-            },
-            "bytes_total": checkpoints.bytes_total,
-            "bytes_max": checkpoints.bytes_max,
-        },
+        "checkpoints": checkpoints_json(plan.checkpoint_interval, checkpoints),
         "pause_us": four(&measured.pause_us, 1.0),
         "turn_us": four(&measured.turn_us, 1.0),
         "latency_ms": outcome.latency_us.as_ref().filter(|_| plan.open_loop).map(|latency| four(latency, 1e3)),

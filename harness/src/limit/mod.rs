@@ -25,7 +25,7 @@ use std::sync::{Arc, Barrier};
 
 pub use stages::{STAGES, StageTimes};
 
-use crate::keys::Distribution;
+use crate::keys::KeySpace;
 use crate::machine::{self, Machine};
 use crate::ysb::generate::GeneratorConfig;
 use crate::ysb::oracle::{Differences, Oracle};
@@ -89,16 +89,12 @@ pub struct QueryLimit {
 /// A run of the keyed count.
 #[derive(Clone, Debug)]
 pub struct TableLimit {
-    /// How many keys there are over all shards.
-    pub keys: u64,
+    /// The keys, over all shards, and how often each comes.
+    pub space: KeySpace,
     /// How many updates, over all shards.
     pub updates: u64,
-    /// Which keys they hit.
-    pub distribution: Distribution,
     /// One core for each shard.
     pub cores: Vec<usize>,
-    /// Which keys and updates of all possible ones.
-    pub seed: u64,
 }
 
 /// What a run found.

@@ -261,10 +261,10 @@ pub struct Differences {
     pub first: Vec<String>,
 }
 
-/// How many differences are kept to be read.
-const SHOWN_MAX: usize = 10;
-
 impl Differences {
+    /// How many differences are kept to be read.
+    pub const SHOWN_MAX: usize = 10;
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -274,7 +274,7 @@ impl Differences {
     /// Counts a difference and keeps the first few.
     pub(crate) fn note(&mut self, difference: String) {
         self.differences += 1;
-        if self.first.len() < SHOWN_MAX {
+        if self.first.len() < Self::SHOWN_MAX {
             self.first.push(difference);
         }
     }

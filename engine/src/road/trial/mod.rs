@@ -12,6 +12,7 @@
 
 mod edge;
 mod record;
+mod running;
 mod source;
 mod windows;
 
@@ -323,6 +324,7 @@ impl World {
                 store: Some(self.store.clone()),
                 restored: restored.clone(),
                 edges: std::mem::take(&mut laid[shard]),
+                restores: Cell::default(),
             };
             let (script, graph) = self.describe(Flow::new(Graph::new(Some(site))), shard, positions[shard]);
             assert!(graph.error.is_none(), "{}", graph.error.unwrap());
