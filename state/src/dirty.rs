@@ -7,11 +7,13 @@
 use crate::chain::{Chain, SnapshotNumber};
 use crate::directory::Space;
 use crate::freeze::Open;
+use crate::hash::HashRange;
 use crate::segment::{Descriptor, Kind, NO_PAGE, Segment};
 use crate::shape::{Layout, State};
 use crate::slotted;
 use crate::snapshot::{Header, Writer};
 use crate::table::{StateError, TableConfig};
+use crate::undo::Undo;
 
 /// The pages of one store, of all its states and their namespaces; knows sizes, but no types.
 pub(crate) struct Pages {
@@ -40,6 +42,8 @@ pub(crate) struct Pages {
     pub(crate) sweep_carry: i64,
     /// Bytes per dirty page in the last snapshot, to guess the next one's size.
     pub(crate) bytes_per_dirty_page: u64,
+    /// What pages were at the last barriers, where they lie in a file.
+    pub(crate) undo: Option<Box<Undo>>,
 }
 
 impl Pages {
@@ -61,6 +65,7 @@ impl Pages {
             sweep_at: 0,
             sweep_carry: 0,
             bytes_per_dirty_page: 0,
+            undo: None,
         }
     }
 
@@ -78,20 +83,24 @@ impl Pages {
     #[cold]
     #[inline(never)]
     pub(crate) fn first_touch(&mut self, page: u32) {
+        self.before_change(page);
         self.dirty.push(page);
         self.emit_before_write(page);
     }
 
     /// A page without entries, wholly dirty; none if the reservation is used up.
     pub(crate) fn hand_out(&mut self, state: u16, namespace: i64, prefix: u64, depth: u8, kind: Kind) -> Option<u32> {
+        if !self.is_ready() {
+            return None;
+        }
         let page = match self.free.pop() {
             Some(page) => {
+                self.before_change(page);
                 self.segment.page_mut(page).fill(0);
                 page
             }
-            None if self.handed_out < self.segment.pages_max() => {
+            None if self.handed_out < self.segment.pages_max() && self.segment.grow(self.handed_out + 1) => {
                 self.handed_out += 1;
-                self.segment.grown_to(self.handed_out);
                 self.handed_out - 1
             }
             None => return None,
@@ -134,7 +143,9 @@ impl Pages {
         if base != 0 {
             self.gone.push((page, base));
         }
+        self.before_change(page);
         self.segment.descriptors.set(page, Descriptor::default());
+        self.note_checksum(page);
         self.segment.base.set(page, 0);
         self.in_use -= 1;
         self.free.push(page);
@@ -152,6 +163,12 @@ impl Pages {
                 self.entry_bytes += self.entry_bytes_of(page);
             }
         }
+    }
+
+    /// Back to no pages at all, after a restore that came to nothing.
+    pub(crate) fn forget_pages(&mut self) {
+        (self.handed_out, self.in_use, self.entry_bytes) = (0, 0, 0);
+        self.free.clear();
     }
 
     /// Where a namespace of a state is in the state's list, new if need be.
@@ -182,6 +199,24 @@ impl Pages {
         &mut self.states[state as usize].spaces[at]
     }
 
+    /// Gives up the half of a page's stretch that lies outside the shard's, where there is one: splitting the page would hand
+    /// out another for keys that never come.
+    pub(crate) fn narrow(&mut self, page: u32) -> bool {
+        let range = self.config.range;
+        let descriptor = self.segment.descriptors.get(page);
+        let Descriptor { prefix, depth, .. } = descriptor;
+        let upper = prefix | 1u64 << (63 - depth);
+        let prefix = match (HashRange::of_prefix(prefix, depth + 1), HashRange::of_prefix(upper, depth + 1)) {
+            (_, other) if !other.meets(range) => prefix,
+            (other, _) if !other.meets(range) => upper,
+            _ => return false,
+        };
+        // Only a whole record tells of a page's prefix.
+        self.mark(page, u64::MAX);
+        self.segment.descriptors.set(page, Descriptor { prefix, depth: depth + 1, ..descriptor });
+        true
+    }
+
     /// Forgets a namespace of a state: its pages are free at once, and the next snapshot says so. No work per key.
     pub(crate) fn drop_namespace(&mut self, state: u16, namespace: i64) {
         let Some(at) = self.find_space(state, namespace) else { return };
@@ -203,6 +238,12 @@ impl Pages {
 
     pub(crate) fn full(&self) -> StateError {
         let TableConfig { operator, shard, bytes_max, .. } = self.config.clone();
+        if let Some(file) = &self.segment.file
+            && let Some(trouble) = &file.trouble
+        {
+            let path = file.path().to_owned();
+            return StateError::BackingFull { operator, shard, path, what: trouble.to_string() };
+        }
         StateError::Full { operator, shard, bytes_max }
     }
 

@@ -11,10 +11,12 @@
 //!
 //! The rooms, in the order an entry meets them: `fixed`, `key`, `text` and [`hash`] say what can be kept; `fold`, `table`,
 //! `directory`, `page` and `segment` keep it; `dirty`, `freeze`, `snapshot` and `chain` write it down; `file`,
-//! `store` and `manifest` make it a checkpoint; `restore` brings it back.
+//! `store` and `manifest` make it a checkpoint; `restore` brings it back. Where pages lie in a file that outlives the process,
+//! `backing` has the file, `undo` what pages were at the last barriers, and `revive` brings them back without reading any.
 
 #[cfg(test)]
 mod auditor;
+mod backing;
 mod chain;
 mod directory;
 mod dirty;
@@ -29,6 +31,7 @@ mod page;
 mod page_store;
 mod rescale;
 mod restore;
+mod revive;
 pub mod schema;
 mod segment;
 mod shape;
@@ -39,7 +42,9 @@ mod store;
 mod stored;
 mod table;
 mod text;
+mod undo;
 
+pub use backing::{Backing, Doubt, sweep_segments};
 pub use file::SnapshotFile;
 pub use fixed::{Both, Fixed, bytes_of, type_text};
 pub use freeze::{Drained, SnapshotSize};
@@ -48,7 +53,7 @@ pub use key::Key;
 pub use manifest::{FORMAT_VERSION, Manifest, ManifestError, OperatorPart, Part, TablePart};
 pub use page::{is_zero, same_bytes};
 pub use page_store::PageStore;
-pub use restore::{RestoreError, Restored};
+pub use restore::{How, RestoreError, Restored};
 pub use segment::{LINE_BYTES, PAGE_BYTES};
 pub use shape::{EntryBytes, LayoutPart, StatePart};
 pub use slotted_table::SlottedTable;
