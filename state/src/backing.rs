@@ -60,6 +60,14 @@ pub(crate) const PIECE_RECORDS: usize = PIECE_PAGES - 1;
 /// Pages for which memory is got at once, at least and at most: tmpfs takes half a millisecond for 2 MiB.
 const GROW_PAGES: std::ops::RangeInclusive<u32> = 16..=512;
 
+impl Drop for SegmentFile {
+    fn drop(&mut self) {
+        // Closing would do, but for a child of this process that was forked a moment ago and still has the descriptor.
+        // SAFETY: gives back the lock of a descriptor that is open.
+        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+    }
+}
+
 /// Bytes of a descriptor that count: all but the last field.
 pub(crate) const DESCRIPTOR_BYTES: usize = std::mem::offset_of!(Descriptor, state) + 2;
 /// Which of them says what the page is for.

@@ -45,11 +45,11 @@ impl PageStore {
         let (Some(undo), Some(file)) = (&mut pages.undo, &mut pages.segment.file) else { return Err(Doubt::Anonymous) };
         file.mend_head().map_err(|_| Doubt::Hole)?;
         let (sequence, slot) = read_slot(file).ok_or(Doubt::Head)?;
+        let wanted = Some(chain_print(files));
+        let barrier = slot.barriers.iter().find(|barrier| barrier.chain == wanted).ok_or(Doubt::Barrier)?.clone();
         if slot.states != states_print(&pages.header.states) {
             return Err(Doubt::States);
         }
-        let wanted = Some(chain_print(files));
-        let barrier = slot.barriers.iter().find(|barrier| barrier.chain == wanted).ok_or(Doubt::Barrier)?.clone();
         if barrier.handed_out > file.pages_max {
             return Err(Doubt::Head);
         }
