@@ -50,7 +50,7 @@ pub mod road;
 pub mod epoch;
 pub mod run;
 
-pub use job::config::{Config, RestartStrategy};
+pub use job::config::{Config, RestartStrategy, StateBacking};
 pub use job::flow::{Flow, Job};
 pub use job::keyed::{KeyedStream, WindowedStream};
 pub use job::stream::Stream;

@@ -579,12 +579,23 @@ fn try_lock(file: &File) -> io::Result<bool> {
 
 /// Readable, and another for every operator: what a file name cannot have is replaced, and the hash tells them apart.
 fn file_name(operator: &str, shard: u32) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
-    let readable: String = operator.chars().take(80).map(plain).collect();
-    format!("{readable}-{:016x}-shard-{shard:04}{SUFFIX}", hash::bytes(operator.as_bytes()))
+    format!("{}-shard-{shard:04}{SUFFIX}", readable_name(operator))
 }
 
-/// Removes the segments in a directory that no process uses and that are not of these operators' shards. How many went.
+fn readable_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+    let readable: String = name.chars().take(80).map(plain).collect();
+    format!("{readable}-{:016x}", hash::bytes(name.as_bytes()))
+}
+
+/// The directory of a job's segments below one that jobs share.
+#[must_use]
+pub fn segments_of_job(directory: &Path, job: &str) -> PathBuf {
+    directory.join(readable_name(job))
+}
+
+/// Removes the segments in a directory that no process uses and that are not of these operators' shards, and the directory
+/// if nothing is left in it. How many segments went.
 ///
 /// # Errors
 /// When the directory cannot be listed. One that is not there has no segments.
@@ -614,6 +625,8 @@ pub fn sweep_segments<'a>(
             removed += 1;
         }
     }
+    // Only an empty one can be removed.
+    let _ = fs::remove_dir(directory);
     Ok(removed)
 }
 

@@ -44,7 +44,7 @@ mod table;
 mod text;
 mod undo;
 
-pub use backing::{Backing, Doubt, sweep_segments};
+pub use backing::{Backing, Doubt, segments_of_job, sweep_segments};
 pub use file::SnapshotFile;
 pub use fixed::{Both, Fixed, bytes_of, type_text};
 pub use freeze::{Drained, SnapshotSize};

@@ -28,6 +28,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// What happens after a failure.
     pub restart: RestartStrategy,
+    /// Where keyed state lies while the job runs.
+    pub state_backing: StateBacking,
     /// SIGTERM and Ctrl-C stop the job with a last checkpoint.
     pub handle_signals: bool,
 }
@@ -46,9 +48,22 @@ impl Default for Config {
             linger: Duration::from_millis(1),
             idle_timeout: Duration::from_secs(30),
             restart: RestartStrategy::default(),
+            state_backing: StateBacking::default(),
             handle_signals: true,
         }
     }
+}
+
+/// Where keyed state lies while the job runs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum StateBacking {
+    /// In the process's own memory: a restart reads the checkpoint.
+    #[default]
+    Anonymous,
+    /// In files below this directory, which must be on a tmpfs, such as `/dev/shm/millstream`. They outlive a process that
+    /// crashes, and a restart on the same boot puts back what changed since the checkpoint instead of reading it. Every page
+    /// that changes is copied once per checkpoint for that. A job that ends or is stopped removes its files.
+    File(PathBuf),
 }
 
 /// Exponential back-off with a cap.

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use millstream_network::{Receiver, Sender};
-use millstream_state::{HashRange, Manifest, OperatorPart, PageStore, Store, TableConfig, TablePart};
+use millstream_state::{Backing, HashRange, How, Manifest, OperatorPart, PageStore, Store, TableConfig, TablePart};
 
-use super::config::Config;
+use super::config::{Config, StateBacking};
 use crate::road::sink::Guarantee;
 use crate::run::fault::JobError;
 use crate::run::task::Task;
@@ -187,7 +187,12 @@ impl Site {
     /// An operator's pages on this shard, still empty, and what is to be restored into them once its states are declared.
     pub(crate) fn keyed_state(&self, uid: &str) -> Result<(PageStore, Vec<&OperatorPart>), JobError> {
         let range = HashRange::of_shard(self.shard, self.config.shards);
-        let config = TableConfig { operator: uid.to_string(), shard: self.shard, range, ..TableConfig::default() };
+        let backing = match &self.config.state_backing {
+            StateBacking::Anonymous => Backing::Anonymous,
+            StateBacking::File(directory) => Backing::File(directory.clone()),
+        };
+        let config =
+            TableConfig { operator: uid.to_string(), shard: self.shard, range, backing, ..TableConfig::default() };
         let keyed =
             PageStore::new(config).map_err(|error| JobError::Unusable(format!("operator \"{uid}\": {error}")))?;
         Ok((keyed, self.restored(uid)))
@@ -208,14 +213,22 @@ impl Site {
         }
         let restored = keyed.restore(store, &tables);
         let restored = restored.map_err(|error| JobError::Unusable(format!("operator \"{uid}\": {error}")))?;
-        tracing::info!(
-            operator = uid,
-            shard = self.shard,
-            bytes = restored.bytes_read,
-            pages = restored.pages,
-            entries = restored.entries,
-            "state restored"
-        );
+        let (shard, bytes, pages, entries) = (self.shard, restored.bytes_read, restored.pages, restored.entries);
+        match restored.how {
+            How::Fast { pages_undone, .. } => {
+                tracing::info!(
+                    operator = uid,
+                    shard,
+                    pages_undone,
+                    pages,
+                    entries,
+                    "state taken over from its segment"
+                );
+            }
+            How::Full { why } => {
+                tracing::info!(operator = uid, shard, bytes, pages, entries, %why, "state restored from the checkpoint");
+            }
+        }
         Ok(())
     }
 }
