@@ -6,4 +6,5 @@ mod corrupt;
 mod crash;
 mod doubt;
 mod kill;
+mod measure;
 mod world;
