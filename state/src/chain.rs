@@ -34,6 +34,24 @@ impl Chain {
         Chain { links: links.collect(), last_number: files.len() as SnapshotNumber }
     }
 
+    /// The same with the numbers that the files had in another process; `last_number` is the highest one given there.
+    pub(crate) fn of_numbered(files: &[FileRef], numbers: &[SnapshotNumber], last_number: SnapshotNumber) -> Chain {
+        let links = numbers.iter().zip(files);
+        let links = links.map(|(&number, file)| Link { number, file: Some(file.clone()), bases: 0 });
+        Chain { links: links.collect(), last_number }
+    }
+
+    /// The highest number given so far.
+    pub(crate) fn last_number(&self) -> SnapshotNumber {
+        self.last_number
+    }
+
+    /// The numbers of what [`files`](Chain::files) names.
+    pub(crate) fn numbers(&self, with_newest: bool) -> Vec<SnapshotNumber> {
+        let needed = self.links.iter().skip_while(|link| link.bases == 0);
+        needed.filter(|link| link.file.is_some() || with_newest).map(|link| link.number).collect()
+    }
+
     /// Adds the file that is going to be written.
     pub(crate) fn open(&mut self) -> SnapshotNumber {
         self.last_number += 1;

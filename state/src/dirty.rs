@@ -13,6 +13,7 @@ use crate::shape::{Layout, State};
 use crate::slotted;
 use crate::snapshot::{Header, Writer};
 use crate::table::{StateError, TableConfig};
+use crate::undo::Undo;
 
 /// The pages of one store, of all its states and their namespaces; knows sizes, but no types.
 pub(crate) struct Pages {
@@ -43,6 +44,8 @@ pub(crate) struct Pages {
     pub(crate) consolidation_bytes_max: u64,
     /// Bytes per dirty page in the last snapshot, to guess the next one's size.
     pub(crate) bytes_per_dirty_page: u64,
+    /// What pages were at the last barriers, where they lie in a file.
+    pub(crate) undo: Option<Box<Undo>>,
 }
 
 impl Pages {
@@ -65,6 +68,7 @@ impl Pages {
             sweep_carry: 0,
             consolidation_bytes_max: u64::MAX,
             bytes_per_dirty_page: 0,
+            undo: None,
         }
     }
 
@@ -82,20 +86,24 @@ impl Pages {
     #[cold]
     #[inline(never)]
     pub(crate) fn first_touch(&mut self, page: u32) {
+        self.before_change(page);
         self.dirty.push(page);
         self.emit_before_write(page);
     }
 
     /// A page without entries, wholly dirty; none if the reservation is used up.
     pub(crate) fn hand_out(&mut self, state: u16, namespace: i64, prefix: u64, depth: u8, kind: Kind) -> Option<u32> {
+        if !self.is_ready() {
+            return None;
+        }
         let page = match self.free.pop() {
             Some(page) => {
+                self.before_change(page);
                 self.segment.page_mut(page).fill(0);
                 page
             }
-            None if self.handed_out < self.segment.pages_max() => {
+            None if self.handed_out < self.segment.pages_max() && self.segment.grow(self.handed_out + 1) => {
                 self.handed_out += 1;
-                self.segment.grown_to(self.handed_out);
                 self.handed_out - 1
             }
             None => return None,
@@ -138,7 +146,9 @@ impl Pages {
         if base != 0 {
             self.gone.push((page, base));
         }
+        self.before_change(page);
         self.segment.descriptors.set(page, Descriptor::default());
+        self.note_checksum(page);
         self.segment.base.set(page, 0);
         self.in_use -= 1;
         self.free.push(page);
@@ -156,6 +166,12 @@ impl Pages {
                 self.entry_bytes += self.entry_bytes_of(page);
             }
         }
+    }
+
+    /// Back to no pages at all, after a restore that came to nothing.
+    pub(crate) fn forget_pages(&mut self) {
+        (self.handed_out, self.in_use, self.entry_bytes) = (0, 0, 0);
+        self.free.clear();
     }
 
     /// Where a namespace of a state is in the state's list, new if need be.
@@ -225,6 +241,12 @@ impl Pages {
 
     pub(crate) fn full(&self) -> StateError {
         let TableConfig { operator, shard, bytes_max, .. } = self.config.clone();
+        if let Some(file) = &self.segment.file
+            && let Some(trouble) = &file.trouble
+        {
+            let path = file.path().to_owned();
+            return StateError::BackingFull { operator, shard, path, what: trouble.to_string() };
+        }
         StateError::Full { operator, shard, bytes_max }
     }
 

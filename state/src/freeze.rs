@@ -119,6 +119,7 @@ impl Pages {
             size: SnapshotSize::default(),
             ended: false,
         });
+        self.note_freeze();
     }
 
     fn chain_bytes_max(&self) -> f64 {
@@ -173,6 +174,7 @@ impl Pages {
         };
         self.segment.drained.set(page, open.number);
         if mask != 0 {
+            self.note_checksum(page);
             open.size.dirty_pages += 1;
             open.size.dirty_lines += u64::from(mask.count_ones());
             open.size.dirty_bytes += bytes as u64;
@@ -191,6 +193,7 @@ impl Pages {
             self.chain.lean(open.number);
             open.rebased.push((page, base));
             self.segment.base.set(page, open.number);
+            self.note_base(page, open.number, base);
         }
     }
 
@@ -304,6 +307,15 @@ impl Pages {
         self.chain.files(newest)
     }
 
+    /// The same, said before the manifest with this chain is written: from then on there may be a checkpoint of it.
+    pub(crate) fn files_of_open(&mut self, newest: Option<&FileRef>) -> Vec<FileRef> {
+        let files = self.files(newest);
+        if self.open.as_ref().is_some_and(|open| open.ended) {
+            self.note_chain(&files, self.chain.numbers(newest.is_some()));
+        }
+        files
+    }
+
     pub(crate) fn confirm(&mut self, file: Option<FileRef>) {
         let open = self.open.take().expect("confirm follows freeze");
         assert!(open.ended, "a snapshot is drained before it is confirmed");
@@ -311,11 +323,15 @@ impl Pages {
         for page in open.pages {
             self.segment.frozen.set(page, 0);
         }
+        // There is a manifest, even where nobody asked for the chain that it names.
+        self.note_chain(&self.files(file.as_ref()), self.chain.numbers(file.is_some()));
         self.chain.confirm(file);
+        self.note_confirm();
     }
 
     pub(crate) fn abort(&mut self) {
         let Some(open) = self.open.take() else { return };
+        self.note_abort();
         self.writer.abandon();
         for page in open.limbo {
             self.release(page);

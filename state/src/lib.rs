@@ -11,11 +11,13 @@
 //!
 //! The rooms, in the order an entry meets them: `fixed`, `key`, `text` and [`hash`] say what can be kept; `fold`, `table`,
 //! `directory`, `page` and `segment` keep it; `dirty`, `freeze`, `snapshot` and `chain` write it down; `file`,
-//! `store` and `manifest` make it a checkpoint; `restore` brings it back. [`schema`] says what the bytes of all this mean,
-//! for those who do not know the types.
+//! `store` and `manifest` make it a checkpoint; `restore` brings it back. Where pages lie in a file that outlives the process,
+//! `backing` has the file, `undo` what pages were at the last barriers, and `revive` brings them back without reading any.
+//! [`schema`] says what the bytes of all this mean, for those who do not know the types.
 
 #[cfg(test)]
 mod auditor;
+mod backing;
 mod chain;
 mod directory;
 mod dirty;
@@ -31,6 +33,7 @@ mod page_store;
 mod rescale;
 mod residence;
 mod restore;
+mod revive;
 pub mod schema;
 mod segment;
 mod shape;
@@ -41,7 +44,9 @@ mod store;
 mod stored;
 mod table;
 mod text;
+mod undo;
 
+pub use backing::{Backing, Doubt, segments_of_job, sweep_segments};
 pub use file::SnapshotFile;
 pub use fixed::{Both, Fixed, bytes_of, type_text};
 pub use freeze::{Drained, SnapshotSize};
@@ -51,7 +56,7 @@ pub use manifest::{FORMAT_VERSION, Manifest, ManifestError, OperatorPart, Part, 
 pub use page::{is_zero, same_bytes};
 pub use page_store::PageStore;
 pub use residence::{major_faults_of_thread, memory_bytes_max};
-pub use restore::{RestoreError, Restored};
+pub use restore::{How, RestoreError, Restored};
 pub use segment::{LINE_BYTES, PAGE_BYTES};
 pub use shape::{EntryBytes, LayoutPart, StatePart};
 pub use slotted_table::SlottedTable;

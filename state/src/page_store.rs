@@ -7,6 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use crate::Epoch;
+use crate::backing::{Backing, SegmentFile};
 use crate::dirty::Pages;
 use crate::freeze::{Drained, SnapshotSize};
 use crate::hash::HashRange;
@@ -14,6 +15,7 @@ use crate::segment::{PAGE_BYTES, Segment};
 use crate::shape::{Layout, State, StatePart, Ways};
 use crate::snapshot::{Chunk, FileRef, Header};
 use crate::table::{StateError, TableBytes, TableConfig};
+use crate::undo::Undo;
 
 /// A handle on a store's pages, for the tables and the snapshot's code of one shard's thread.
 ///
@@ -80,14 +82,29 @@ impl PageStore {
     /// An empty store. It uses a few kilobytes until something is put in.
     ///
     /// # Errors
-    /// When the address space cannot be reserved.
+    /// When the address space cannot be reserved, or the file that its pages shall lie in cannot be had.
     pub fn new(config: TableConfig) -> Result<PageStore, StateError> {
-        let segment = Segment::reserve(config.bytes_max).map_err(|source| StateError::Reserve {
+        let reserve = |source| StateError::Reserve {
             operator: config.operator.clone(),
             shard: config.shard,
             bytes_max: config.bytes_max,
             source,
-        })?;
+        };
+        let (segment, undo) = match &config.backing {
+            Backing::Anonymous => (Segment::reserve(config.bytes_max).map_err(reserve)?, None),
+            Backing::File(directory) => {
+                let pages_max = Segment::pages_in(config.bytes_max);
+                let opened = SegmentFile::open(&config, directory, pages_max);
+                let (file, doubt) = opened.map_err(|source| StateError::Backing {
+                    operator: config.operator.clone(),
+                    shard: config.shard,
+                    directory: directory.clone(),
+                    source,
+                })?;
+                let segment = Segment::in_file(config.bytes_max, file).map_err(reserve)?;
+                (segment, Some(Box::new(Undo::new(doubt))))
+            }
+        };
         let header = Header {
             operator: config.operator.clone(),
             shard: config.shard,
@@ -95,7 +112,18 @@ impl PageStore {
             epoch: Epoch(0),
             states: Vec::new(),
         };
-        Ok(PageStore { pages: Shared(Rc::new(UnsafeCell::new(Pages::new(config, segment, header)))) })
+        let mut pages = Pages::new(config, segment, header);
+        pages.undo = undo;
+        Ok(PageStore { pages: Shared(Rc::new(UnsafeCell::new(pages))) })
+    }
+
+    /// Removes the file that the pages lie in, if they do: for an end after which nobody goes on from here. The pages can
+    /// be used all the same, for as long as there is a handle on the store.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn remove_backing(&self) -> std::io::Result<()> {
+        self.pages.segment.file.as_ref().map_or(Ok(()), SegmentFile::remove)
     }
 
     /// Adds a state, and returns its number.
@@ -179,7 +207,7 @@ impl PageStore {
     /// its file, none if it had no chunks; without one it is none.
     #[must_use]
     pub fn chain(&self, newest: Option<&FileRef>) -> Vec<FileRef> {
-        self.pages.files(newest)
+        self.pages.clone().files_of_open(newest)
     }
 
     /// The manifest with the open snapshot is published. `file` as for [`chain`](PageStore::chain).

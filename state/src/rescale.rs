@@ -13,6 +13,7 @@
 
 use rkyv::util::AlignedVec;
 
+use crate::backing::Backing;
 use crate::dirty::Pages;
 use crate::hash::HashRange;
 use crate::manifest::TablePart;
@@ -41,7 +42,7 @@ impl PageStore {
         store: &Store,
         part: &TablePart,
     ) -> Result<(PageStore, Restored), RestoreError> {
-        let config = TableConfig { range: part.range, ..config };
+        let config = TableConfig { range: part.range, backing: Backing::Anonymous, ..config };
         let mut pages = PageStore::new(config.clone())?;
         for state in &part.states {
             let Some(layout) = Layout::of_part(state.layout) else {

@@ -7,6 +7,7 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use crate::backing::Doubt;
 use crate::chain::{Chain, SnapshotNumber};
 use crate::directory::Space;
 use crate::dirty::Pages;
@@ -32,6 +33,31 @@ pub struct Restored {
     pub pages: usize,
     /// Entries in them.
     pub entries: usize,
+    /// Where they came from.
+    pub how: How,
+}
+
+/// Where a restore had the pages from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum How {
+    /// They lay in the segment of an earlier run; those that had changed since the checkpoint were put back.
+    Fast {
+        /// How many those were.
+        pages_undone: usize,
+        /// Bytes of them.
+        bytes_undone: u64,
+    },
+    /// From the checkpoint's files, all of them.
+    Full {
+        /// What kept the restore from going on with a segment.
+        why: Doubt,
+    },
+}
+
+impl Default for How {
+    fn default() -> How {
+        How::Full { why: Doubt::Anonymous }
+    }
 }
 
 /// Why a table cannot be restored.
@@ -136,7 +162,8 @@ impl PageStore {
     /// had a share in the store's stretch of the hash space.
     ///
     /// From the part of a shard with the same stretch and the same states, pages come back as and where they were, and
-    /// later snapshots go on from its files. Otherwise pages that lie within the stretch are taken over whole, those that
+    /// later snapshots go on from its files; where a sound segment of an earlier run knows the checkpoint, no file is read.
+    /// Otherwise pages that lie within the stretch are taken over whole, those that
     /// straddle its ends, or hold values of a type that has changed since, entry by entry; the next snapshot then has all
     /// of the state.
     ///
@@ -148,14 +175,25 @@ impl PageStore {
             && part.range == range
             && self.has_all(&part.states)
         {
+            let why = match self.revive(&part.files) {
+                Ok(restored) => return Ok(restored),
+                Err(why) => why,
+            };
+            if !self.pages.is_ready() {
+                return Err(self.pages.full().into());
+            }
             let mut restored = read_chain(&mut self.pages, store, part)?;
+            restored.how = How::Full { why };
             self.pages.chain = Chain::of_files(&part.files);
             self.pages.chain_restored();
             self.adopt(&mut restored)?;
+            self.pages.note_restored(&part.files);
             return Ok(restored);
         }
         self.check_states(parts)?;
-        crate::rescale::restore(self, store, parts)
+        let why = if self.pages.undo.is_some() { Doubt::Parts } else { Doubt::Anonymous };
+        let restored = crate::rescale::restore(self, store, parts)?;
+        Ok(Restored { how: How::Full { why }, ..restored })
     }
 
     /// Whether each of these states is one of the store's, of the same types.
@@ -350,8 +388,10 @@ fn reach(pages: &mut Pages, page: u32, handed_out: &mut u32) -> Result<(), Troub
         return Err(Trouble::Final(Box::new(pages.full().into())));
     }
     if page >= *handed_out {
+        if !pages.segment.grow(page + 1) {
+            return Err(Trouble::Final(Box::new(pages.full().into())));
+        }
         *handed_out = page + 1;
-        pages.segment.grown_to(*handed_out);
     }
     Ok(())
 }
@@ -410,7 +450,7 @@ fn place_lines(pages: &mut Pages, page: u32, count: u16, mask: u64, lines: &[u8]
 
 impl Pages {
     /// The pages lean on the files they were read from.
-    fn chain_restored(&mut self) {
+    pub(crate) fn chain_restored(&mut self) {
         for page in 0..self.handed_out {
             if self.segment.descriptors.get(page).kind != Kind::Free {
                 self.chain.lean(self.segment.base.get(page));

@@ -15,6 +15,8 @@ use std::marker::PhantomData;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
+use crate::backing::SegmentFile;
+
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 4096;
 /// Bytes of a line, what one cache line holds and one dirty bit speaks of.
@@ -109,7 +111,9 @@ impl Kind {
 pub(crate) struct Segment {
     // Dropped last of all that point into it, by living in the same struct as they do.
     mapping: MmapRaw,
-    pages_at: usize,
+    /// Where pages and descriptors lie, if not in `mapping`.
+    pub(crate) file: Option<SegmentFile>,
+    pages_start: *mut u8,
     pages_max: u32,
     huge: bool,
     pub(crate) descriptors: Column<Descriptor>,
@@ -124,9 +128,14 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// How many pages `bytes_max` bytes are.
+    pub(crate) fn pages_in(bytes_max: usize) -> u32 {
+        (bytes_max / PAGE_BYTES).clamp(16, NO_PAGE as usize - 1) as u32
+    }
+
     /// Reserves room for `bytes_max` bytes of pages.
     pub(crate) fn reserve(bytes_max: usize) -> io::Result<Segment> {
-        let pages_max = (bytes_max / PAGE_BYTES).clamp(16, NO_PAGE as usize - 1);
+        let pages_max = Segment::pages_in(bytes_max) as usize;
         let pages_bytes = pages_max * PAGE_BYTES;
         let per_page = size_of::<Descriptor>() + 2 * size_of::<u64>() + 2 * size_of::<u32>();
         // The slack lets the first page start on a 2 MiB boundary and every column on a page's.
@@ -150,7 +159,8 @@ impl Segment {
             Column { start: unsafe { base.add(at) }.cast(), len, _owner: PhantomData }
         }
         Ok(Segment {
-            pages_at,
+            pages_start: base.wrapping_add(pages_at),
+            file: None,
             pages_max: pages_max as u32,
             huge: false,
             descriptors: carve(base, descriptors_at, pages_max),
@@ -162,25 +172,49 @@ impl Segment {
         })
     }
 
+    /// Reserves the columns that die with the process, and has pages and descriptors lie in the file.
+    pub(crate) fn in_file(bytes_max: usize, file: SegmentFile) -> io::Result<Segment> {
+        let mut segment = Segment::reserve(bytes_max)?;
+        assert_eq!(segment.pages_max, file.pages_max, "the file is laid out for as many pages");
+        segment.pages_start = file.start().wrapping_add(file.pages_at);
+        let descriptors = file.start().wrapping_add(file.descriptors_at).cast();
+        segment.descriptors = Column { start: descriptors, len: segment.pages_max as usize, _owner: PhantomData };
+        segment.file = Some(file);
+        Ok(segment)
+    }
+
     /// The most pages there may be.
     pub(crate) fn pages_max(&self) -> u32 {
         self.pages_max
     }
 
     /// To be told how many pages are in use whenever that grows: asks for huge pages once they pay.
-    pub(crate) fn grown_to(&mut self, pages: u32) {
+    fn grown_to(&mut self, pages: u32) {
         if !self.huge && pages as usize * PAGE_BYTES > HUGE_FROM_BYTES {
             self.huge = true;
+            if let Some(file) = &self.file {
+                return file.ask_for_huge_pages();
+            }
             // The whole reservation, once: only what is touched gets memory. A kernel that was built or told to do
             // without huge pages answers with an error, and the table is then merely slower.
-            let _ = self.mapping.advise_range(Advice::HugePage, self.pages_at, self.pages_max as usize * PAGE_BYTES);
+            let pages_at = self.pages_start as usize - self.mapping.as_ptr() as usize;
+            let _ = self.mapping.advise_range(Advice::HugePage, pages_at, self.pages_max as usize * PAGE_BYTES);
         }
+    }
+
+    /// Makes sure that so many pages can be written to; false if there is no memory for them.
+    pub(crate) fn grow(&mut self, pages: u32) -> bool {
+        let has_memory = self.file.as_mut().is_none_or(|file| file.grow(pages));
+        if has_memory {
+            self.grown_to(pages);
+        }
+        has_memory
     }
 
     /// The first byte of the first page, for loops that know that their pages exist.
     #[inline(always)]
     pub(crate) fn pages_start(&self) -> *mut u8 {
-        self.mapping.as_mut_ptr().wrapping_add(self.pages_at)
+        self.pages_start
     }
 
     /// The bytes of a page.

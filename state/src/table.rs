@@ -5,8 +5,10 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::path::PathBuf;
 
 use crate::Epoch;
+use crate::backing::Backing;
 use crate::directory::Space;
 use crate::fixed::{bytes_of, is_valid, type_text};
 use crate::fold::{AHEAD_FROM_BYTES, Sought};
@@ -37,13 +39,15 @@ pub struct TableConfig {
     pub bytes_max: usize,
     /// The stretch of the hash space that the shard owns.
     pub range: HashRange,
+    /// Where the pages lie.
+    pub backing: Backing,
 }
 
 impl Default for TableConfig {
     /// No name, shard 0, all hashes, and the memory that the process can have.
     fn default() -> Self {
         let bytes_max = memory_bytes_max() as usize;
-        TableConfig { operator: String::new(), shard: 0, bytes_max, range: HashRange::ALL }
+        TableConfig { operator: String::new(), shard: 0, bytes_max, range: HashRange::ALL, backing: Backing::Anonymous }
     }
 }
 
@@ -64,6 +68,33 @@ pub enum StateError {
         bytes_max: usize,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// The file that the pages shall lie in cannot be had.
+    #[error("operator '{operator}' on shard {shard}: its state cannot be kept in {directory}: {source}", directory = directory.display())]
+    Backing {
+        /// Whose state.
+        operator: String,
+        /// On which shard.
+        shard: u32,
+        /// Where the file was to be.
+        directory: PathBuf,
+        /// What speaks against it.
+        source: io::Error,
+    },
+    /// The file system of that file has no room for more pages.
+    #[error(
+        "operator '{operator}' on shard {shard}: {path} cannot grow: {what}. Give its tmpfs more room (mount -o          remount,size=..), spread the job over more machines, or keep state in the process's own memory",
+        path = path.display()
+    )]
+    BackingFull {
+        /// Whose state.
+        operator: String,
+        /// On which shard.
+        shard: u32,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        what: String,
     },
     /// The table has grown to its limit.
     #[error(
@@ -423,7 +454,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
     /// its file, none if it had no chunks; without one it is none.
     #[must_use]
     pub fn chain(&self, newest: Option<&FileRef>) -> Vec<FileRef> {
-        self.pages.files(newest)
+        self.pages.clone().files_of_open(newest)
     }
 
     /// The manifest with the open snapshot is published. `file` as for [`chain`](Table::chain).

@@ -42,7 +42,7 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// What happens after a failure.
     pub restart: RestartStrategy,
-    /// What memory the state lies in.
+    /// Where keyed state lies while the job runs.
     pub state_backing: StateBacking,
     /// SIGTERM and Ctrl-C stop the job with a last checkpoint.
     pub handle_signals: bool,
@@ -67,21 +67,22 @@ impl Default for Config {
             linger: Duration::from_millis(1),
             idle_timeout: Duration::from_secs(30),
             restart: RestartStrategy::default(),
-            state_backing: StateBacking::Anonymous,
+            state_backing: StateBacking::default(),
             handle_signals: true,
             clock: Clock::system(),
         }
     }
 }
 
-/// What memory an operator's pages lie in.
+/// Where keyed state lies while the job runs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum StateBacking {
-    /// Memory that goes with the process: after a crash all state comes from the checkpoint.
+    /// In the process's own memory: a restart reads the checkpoint.
     #[default]
     Anonymous,
-    /// Files in a directory, on tmpfs for preference, that outlive the process: after its crash on the same boot, what the
-    /// pages still hold need not be read again.
+    /// In files below this directory, which must be on a tmpfs, such as `/dev/shm/millstream`. They outlive a process that
+    /// crashes, and a restart on the same boot puts back what changed since the checkpoint instead of reading it. Every page
+    /// that changes is copied once per checkpoint for that. A job that ends or is stopped removes its files.
     File(PathBuf),
 }
 

@@ -10,9 +10,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use millstream_network::{Receiver, Sender};
-use millstream_state::{HashRange, Manifest, OperatorPart, PageStore, RestoreError, Store, TableConfig, TablePart};
+use millstream_state::{
+    Backing, HashRange, How, Manifest, OperatorPart, PageStore, RestoreError, Store, TableConfig, TablePart,
+};
 
-use super::config::Config;
+use super::config::{Config, StateBacking};
 use crate::road::sink::Guarantee;
 use crate::run::fault::JobError;
 use crate::run::metrics::RestoreFigures;
@@ -193,7 +195,12 @@ impl Site {
     /// An operator's pages on this shard, still empty, and what is to be restored into them once its states are declared.
     pub(crate) fn keyed_state(&self, uid: &str) -> Result<(PageStore, Vec<&OperatorPart>), JobError> {
         let range = HashRange::of_shard(self.shard, self.config.shards);
-        let config = TableConfig { operator: uid.to_string(), shard: self.shard, range, ..TableConfig::default() };
+        let backing = match &self.config.state_backing {
+            StateBacking::Anonymous => Backing::Anonymous,
+            StateBacking::File(directory) => Backing::File(directory.clone()),
+        };
+        let config =
+            TableConfig { operator: uid.to_string(), shard: self.shard, range, backing, ..TableConfig::default() };
         let keyed =
             PageStore::new(config).map_err(|error| JobError::Unusable(format!("operator \"{uid}\": {error}")))?;
         Ok((keyed, self.restored(uid)))
@@ -224,15 +231,23 @@ impl Site {
             error => JobError::Unusable(format!("operator \"{uid}\": {error}")),
         })?;
         let took_us = self.config.clock.now().since(began).as_micros() as u64;
-        tracing::info!(
-            operator = uid,
-            shard = self.shard,
-            bytes = restored.bytes_read,
-            pages = restored.pages,
-            entries = restored.entries,
-            took_us,
-            "state restored"
-        );
+        let (shard, bytes, pages, entries) = (self.shard, restored.bytes_read, restored.pages, restored.entries);
+        match restored.how {
+            How::Fast { pages_undone, .. } => {
+                tracing::info!(
+                    operator = uid,
+                    shard,
+                    pages_undone,
+                    pages,
+                    entries,
+                    took_us,
+                    "state taken over from its segment"
+                );
+            }
+            How::Full { why } => {
+                tracing::info!(operator = uid, shard, bytes, pages, entries, took_us, %why, "state restored from the checkpoint");
+            }
+        }
         let before = self.restores.get();
         self.restores.set(RestoreFigures {
             bytes_read: before.bytes_read + restored.bytes_read,

@@ -21,7 +21,7 @@ use hdrhistogram::Histogram;
 use millstream_network::frame::Route;
 use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_network::{Doorbell, LaneConfig, lane};
-use millstream_state::{Epoch, Manifest, Part, SnapshotSize, Store, StoreConfig, StoreError};
+use millstream_state::{Epoch, Manifest, Part, SnapshotSize, Store, StoreConfig, StoreError, segments_of_job};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
 
@@ -32,9 +32,9 @@ use super::metrics::{ShardCounters, ShardReport};
 use super::publisher::{Published, Publisher};
 use super::shard::{self, News, Order, ShardStart};
 use crate::epoch::coordinator::{Action, Coordinator, EpochSettings, Message};
-use crate::job::config::Config;
+use crate::job::config::{Config, StateBacking};
 use crate::job::flow::{Factory, Job, plan};
-use crate::job::graph::{EdgeEnds, Plan};
+use crate::job::graph::{EdgeEnds, NodeId, Plan};
 use crate::time::{Clock, Nanos};
 
 /// How often the lead looks for signals and stuck shards when nothing else happens.
@@ -46,7 +46,10 @@ const STUCK_AFTER: Duration = Duration::from_millis(200);
 
 /// Checks everything that can be checked before a thread is started, then starts the lead.
 pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
-    let Job { name, factory, config } = job;
+    let Job { name, factory, mut config } = job;
+    if let StateBacking::File(directory) = &mut config.state_backing {
+        *directory = segments_of_job(directory, &name);
+    }
     let cores = machine::cores(&config)?;
     machine::check()?;
     let plan = Arc::new(plan(&factory)?);
@@ -84,6 +87,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
     // A manifest that does not fit is a usage error, told before anything runs.
     let newest = lead.newest_before(None).map_err(unusable)?;
     let restored = lead.believe(newest)?;
+    lead.sweep_segments(true);
     let lead = move || {
         let _until_the_end = signals;
         lead.run(restored)
@@ -209,6 +213,7 @@ impl Lead {
             let (outcome, measured) = self.attempt(restored.take());
             match outcome {
                 Outcome::Finished { at } => {
+                    self.sweep_segments(false);
                     let elapsed = measured.first_event.map_or(Duration::ZERO, |first| at.since(first));
                     return Ok(JobReport {
                         job: self.name.clone(),
@@ -228,6 +233,22 @@ impl Lead {
                 Outcome::Refused(JobError::Failed { cause, .. }) => restored = self.restart(cause, false)?,
                 Outcome::Refused(error) => return Err(error),
                 Outcome::Failed { why, is_final } => restored = self.restart(why, is_final)?,
+            }
+        }
+    }
+
+    /// Removes the segments of runs that are over: at the start all but those that this run may go on with, at the end all.
+    fn sweep_segments(&self, at_start: bool) {
+        let StateBacking::File(directory) = &self.config.state_backing else { return };
+        let uids: Vec<String> = (0..self.plan.nodes.len()).map(|node| self.plan.uid(NodeId(node as u32))).collect();
+        let kept = uids.iter().map(String::as_str).filter(|_| at_start);
+        match millstream_state::sweep_segments(directory, kept, self.config.shards) {
+            Ok(0) => {}
+            Ok(segments) => {
+                tracing::info!(segments, directory = %directory.display(), "segments of runs that are over removed")
+            }
+            Err(error) => {
+                tracing::warn!(%error, directory = %directory.display(), "segments of runs that are over cannot be removed");
             }
         }
     }
