@@ -11,8 +11,11 @@
 //! A page owns a stretch of the hash space. If that lies within what its old shard owned and within what the new one does,
 //! nobody else has any of it, and the page has no key that is not ours. At most a few pages of a namespace straddle.
 
+use std::convert::Infallible;
+
 use rkyv::util::AlignedVec;
 
+use crate::directory::may_have_depth;
 use crate::dirty::Pages;
 use crate::hash::HashRange;
 use crate::manifest::TablePart;
@@ -29,6 +32,18 @@ struct Pending {
     key: AlignedVec<16>,
     value: AlignedVec<16>,
     expires_ms: i64,
+}
+
+impl Pending {
+    fn of(state: u16, entry: EntryBytes<'_>) -> Pending {
+        let EntryBytes { namespace, key, value, expires_ms } = entry;
+        let aligned = |bytes: &[u8]| {
+            let mut copy = AlignedVec::with_capacity(bytes.len());
+            copy.extend_from_slice(bytes);
+            copy
+        };
+        Pending { state, namespace, key: aligned(key), value: aligned(value), expires_ms }
+    }
 }
 
 impl PageStore {
@@ -105,6 +120,9 @@ pub(crate) fn restore(store: &mut PageStore, from: &Store, parts: &[TablePart]) 
         let places = part.states.iter().map(|stored| store.place_of(stored)).collect::<Result<Vec<_>, _>>()?;
         take_over(store, &old, part.range, &places, &mut pending)?;
     }
+    take_out_the_deep(store, &mut pending);
+    restored.pages_moved = store.pages.in_use as usize;
+    restored.entries_moved = pending.len();
     store.adopt_taken_over(&mut restored)?;
     for Pending { state, namespace, key, value, expires_ms } in pending {
         let insert = store.pages.states[state as usize].ways.insert;
@@ -157,7 +175,7 @@ fn take_over(
         };
         let ways = &store.pages.states[state as usize].ways;
         old.entries_of(page, |entry| {
-            let EntryBytes { namespace, key, value, expires_ms } = entry;
+            let EntryBytes { key, value, .. } = entry;
             if !(ways.is_key)(key) || !(ways.is_value)(value) {
                 return Err(contradiction("a key or value that is not one of its type"));
             }
@@ -166,17 +184,43 @@ fn take_over(
                 return Err(contradiction("a key that its hash does not lead to; was the key's hash64 changed?"));
             }
             if range.contains(hash) {
-                let aligned = |bytes: &[u8]| {
-                    let mut copy = AlignedVec::with_capacity(bytes.len());
-                    copy.extend_from_slice(bytes);
-                    copy
-                };
-                pending.push(Pending { state, namespace, key: aligned(key), value: aligned(value), expires_ms });
+                pending.push(Pending::of(state, entry));
             }
             Ok(())
         })?;
     }
     Ok(())
+}
+
+/// Has the entries of pages put in one by one that are deeper than the store's directory may be: where a shard of many
+/// had a few keys, its pages own little of the hash space, and one page of a wide stretch would ask for a directory of
+/// thousands of entries.
+fn take_out_the_deep(store: &mut PageStore, pending: &mut Vec<Pending>) {
+    let shard_depth = store.range().prefix().1;
+    let pages = &mut *store.pages;
+    let in_use = |page: &u32| pages.segment.descriptors.get(*page).kind != Kind::Free;
+    let mut taken: Vec<(u16, i64, u8, u32)> = (0..pages.handed_out)
+        .filter(in_use)
+        .map(|page| {
+            let Descriptor { state, namespace, depth, .. } = pages.segment.descriptors.get(page);
+            (state, namespace, depth, page)
+        })
+        .collect();
+    taken.sort_unstable();
+    for of_space in taken.chunk_by(|one, other| (one.0, one.1) == (other.0, other.1)) {
+        let mut kept = of_space.len();
+        while kept > 0 && !may_have_depth(of_space[kept - 1].2, shard_depth, kept) {
+            kept -= 1;
+        }
+        for &(state, _, _, page) in &of_space[kept..] {
+            let all: Result<(), Infallible> = pages.entries_of(page, |entry| {
+                pending.push(Pending::of(state, entry));
+                Ok(())
+            });
+            let Ok(()) = all;
+            pages.give_up(page);
+        }
+    }
 }
 
 impl PageStore {

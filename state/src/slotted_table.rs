@@ -378,6 +378,9 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
         let state = self.state;
         let mut descriptor = self.pages().segment.descriptors.get(page);
         let Descriptor { namespace, prefix: lower, depth, .. } = descriptor;
+        if self.pages_mut().narrow(page) {
+            return Ok(());
+        }
         let bit = 1u64 << (63 - depth);
         let sibling = self.hand_out(Namespace(namespace), lower | bit, depth + 1)?;
         let pages = self.pages_mut();

@@ -18,12 +18,12 @@ use hdrhistogram::Histogram;
 use millstream_network::frame::Route;
 use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_network::{Doorbell, LaneConfig, lane};
-use millstream_state::{Epoch, Manifest, Part, Store};
+use millstream_state::{Epoch, Manifest, Part, Restored, Store};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
 
 use super::fault::JobError;
-use super::handle::{CheckpointReport, JobHandle, JobReport};
+use super::handle::{CheckpointReport, JobHandle, JobReport, RestoreReport};
 use super::machine;
 use super::metrics::{ShardCounters, ShardReport};
 use super::shard::{self, News, Order, ShardStart};
@@ -72,6 +72,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
         restarts: Vec::new(),
         restarts_in_a_row: 0,
         checkpoints: empty_checkpoint_report(),
+        restored: None,
     };
     // A manifest that does not fit is a usage error, told before anything runs.
     let restored = lead.newest_manifest()?;
@@ -147,6 +148,8 @@ struct Lead {
     restarts: Vec<String>,
     restarts_in_a_row: u32,
     checkpoints: CheckpointReport,
+    /// What the attempt at hand took to restore.
+    restored: Option<RestoreReport>,
 }
 
 /// How an attempt ended.
@@ -177,6 +180,7 @@ impl Lead {
     fn run(&mut self, mut restored: Option<Arc<Manifest>>) -> Result<JobReport, JobError> {
         loop {
             let restored_epoch = restored.as_ref().map_or(Epoch(0), |manifest| manifest.epoch);
+            self.restored = None;
             let (outcome, measured) = self.attempt(restored.take());
             match outcome {
                 Outcome::Finished { at } => {
@@ -187,6 +191,7 @@ impl Lead {
                         guarantee: self.plan.guarantee(),
                         elapsed,
                         restored_epoch: restored_epoch.0,
+                        restored: self.restored,
                         stopped: self.stop.load(Ordering::Relaxed),
                         restarts: std::mem::take(&mut self.restarts),
                         checkpoints: std::mem::replace(&mut self.checkpoints, empty_checkpoint_report()),
@@ -252,12 +257,6 @@ impl Lead {
                 manifest.epoch.0, manifest.graph, self.plan
             )));
         }
-        if manifest.shards != self.config.shards {
-            return Err(JobError::Mismatch(format!(
-                "the checkpoint of epoch {} in {dir} was made by {} shards and this run has {}: run it with {} shards",
-                manifest.epoch.0, manifest.shards, self.config.shards, manifest.shards
-            )));
-        }
         Ok(Some(Arc::new(manifest)))
     }
 
@@ -265,8 +264,9 @@ impl Lead {
         let (tell, news) = unbounded();
         let mut measured = ShardReport::new();
         let mut running = Vec::new();
+        let started = self.clock.now();
         let outcome = match self.start_shards(restored.clone(), tell, &mut running) {
-            Ok(()) => self.lead(&mut running, &news, restored.map_or(Epoch(0), |manifest| manifest.epoch)),
+            Ok(()) => self.lead(&mut running, &news, restored.as_deref(), started),
             Err(error) => Outcome::Refused(error),
         };
         for shard in &running {
@@ -348,13 +348,29 @@ impl Lead {
     }
 
     /// Leads the running shards until the attempt is over.
-    fn lead(&mut self, running: &mut [Running], news: &Receiver<(u32, News)>, restored: Epoch) -> Outcome {
+    fn lead(
+        &mut self,
+        running: &mut [Running],
+        news: &Receiver<(u32, News)>,
+        restored: Option<&Manifest>,
+        started: Nanos,
+    ) -> Outcome {
+        let mut state = Restored::default();
         for _ in 0..running.len() {
             match self.news(running, news) {
-                Some(News::Ready) => {}
+                Some(News::Ready(taken)) => state = state + taken,
                 Some(News::Refused(error)) => return Outcome::Refused(error),
                 other => return Outcome::Failed { why: format!("a shard did not start: {other:?}"), is_final: false },
             }
+        }
+        self.restored = restored.map(|manifest| RestoreReport {
+            shards_before: manifest.shards,
+            shards: self.config.shards,
+            took: self.clock.now().since(started),
+            state,
+        });
+        if let Some(report) = self.restored.filter(|report| report.shards_before != report.shards) {
+            tracing::info!("{report}");
         }
         let settings = EpochSettings {
             shards: self.config.shards,
@@ -363,7 +379,8 @@ impl Lead {
             tolerable_failures: self.config.tolerable_failures,
         };
         let began = self.clock.now();
-        let mut coordinator = Coordinator::new(settings, restored, began);
+        let epoch = restored.map_or(Epoch(0), |manifest| manifest.epoch);
+        let mut coordinator = Coordinator::new(settings, epoch, began);
         let mut under_way = UnderWay { injected: began, bytes: 0 };
         let mut told_to_stop = false;
         for shard in running.iter() {
@@ -397,7 +414,7 @@ impl Lead {
                 Ok((shard, News::InputEnded)) => coordinator.handle(self.clock.now(), Message::InputEnded { shard }),
                 Ok((_, News::Failed { why, is_final })) => return Outcome::Failed { why, is_final },
                 Ok((_, News::Refused(error))) => return Outcome::Refused(error),
-                Ok((shard, News::Ready)) => unreachable!("shard {shard} is ready once"),
+                Ok((shard, News::Ready(_))) => unreachable!("shard {shard} is ready once"),
                 Err(RecvTimeoutError::Timeout) => {
                     coordinator.tick(self.clock.now());
                     self.wake_stuck(running);
