@@ -145,11 +145,10 @@ impl Space {
         let deepest = pages.iter().map(|(_, descriptor)| descriptor.depth).max().unwrap_or(0);
         let depth = deepest.max(self.range.prefix().1);
         let range_bits = self.range.prefix().1;
-        if !may_have_depth(depth, range_bits, pages.len()) {
-            return Err(format!(
-                "a directory of {depth} bits, {range_bits} of them the shard's, for {} pages",
-                pages.len()
-            ));
+        // Successors of full pages counted when it grew.
+        let all = self.pages.len().max(pages.len());
+        if !may_have_depth(depth, self.range, all) {
+            return Err(format!("a directory of {depth} bits, {range_bits} of them the shard's, for {all} pages"));
         }
         self.depth = depth;
         self.base = self.number(self.range.first);
@@ -197,11 +196,18 @@ impl Space {
     }
 }
 
-/// Whether a directory may look at `depth` bits, of a shard whose hashes begin with `shard_depth` equal ones, for so many
-/// pages: one whose splits stayed within [`Space::may_split`] may, with a factor of two for pages given up since.
-pub(crate) fn may_have_depth(depth: u8, shard_depth: u8, pages: usize) -> bool {
-    let most = 1usize.checked_shl(u32::from(depth.saturating_sub(shard_depth)));
-    u32::from(depth) <= PREFIX_BITS && most.is_some_and(|most| most <= ENTRIES_FREE.max(pages * ENTRIES_PER_PAGE * 2))
+/// Whether the directory of a stretch may look at `depth` bits for so many pages: one whose splits stayed within
+/// [`Space::may_split`] may, with a factor of two for pages given up since.
+pub(crate) fn may_have_depth(depth: u8, range: HashRange, pages: usize) -> bool {
+    if depth <= range.prefix().1 {
+        return true;
+    }
+    if u32::from(depth) > PREFIX_BITS {
+        return false;
+    }
+    // Of the stretch alone: where it straddles the middle, most entries of so many bits are not its own.
+    let number = |hash: u64| hash >> (64 - u32::from(depth));
+    number(range.last) - number(range.first) < ENTRIES_FREE.max(pages * ENTRIES_PER_PAGE * 2) as u64
 }
 
 /// The entry of a hash in a directory of `last + 1` entries: of a hash from outside the range, the nearest or some other.
@@ -272,6 +278,35 @@ mod tests {
         last.split(1 << 63, 2, 10);
         assert_eq!(last.directory(), [9, 10]);
         assert_eq!((last.page_of(1 << 63), last.page_of(u64::MAX)), (9, 10));
+    }
+
+    /// A stretch that straddles the middle has few of the entries that its bits could number.
+    #[test]
+    fn what_splits_have_made_is_put_back() {
+        let mut space = Space::new(0, HashRange::of_shard(3, 7));
+        let of = |prefix, depth| Descriptor { prefix, depth, ..Descriptor::default() };
+        let (mut depth, mut pages) = (0, vec![(0, of(0, 0))]);
+        space.start_with(0);
+        while space.may_split(depth) {
+            let (page, prefix) = (pages.len() as u32, prefix_of_depth(1 << 63, depth));
+            space.split(prefix, depth, page);
+            // The upper half is the new page's; the keys that crowd together are in the upper half at first, then in the
+            // lower one.
+            let (lower, upper) = (of(prefix, depth + 1), of(prefix | 1 << (63 - depth), depth + 1));
+            pages.last_mut().unwrap().1 = if depth == 0 { upper } else { lower };
+            pages.push((page, if depth == 0 { lower } else { upper }));
+            if depth > 0 {
+                let last = pages.len() - 1;
+                pages.swap(last - 1, last);
+            }
+            depth += 1;
+        }
+        assert!(depth >= 11, "{depth}");
+        let mut restored = Space::new(0, HashRange::of_shard(3, 7));
+        restored
+            .rebuild(&pages.iter().enumerate().map(|(page, (_, at))| (page as u32, *at)).collect::<Vec<_>>())
+            .unwrap();
+        assert_eq!(restored.directory().len(), space.directory().len());
     }
 
     #[test]

@@ -196,7 +196,7 @@ fn take_over(
 /// had a few keys, its pages own little of the hash space, and one page of a wide stretch would ask for a directory of
 /// thousands of entries.
 fn take_out_the_deep(store: &mut PageStore, pending: &mut Vec<Pending>) {
-    let shard_depth = store.range().prefix().1;
+    let range = store.range();
     let pages = &mut *store.pages;
     let in_use = |page: &u32| pages.segment.descriptors.get(*page).kind != Kind::Free;
     let mut taken: Vec<(u16, i64, u8, u32)> = (0..pages.handed_out)
@@ -209,7 +209,7 @@ fn take_out_the_deep(store: &mut PageStore, pending: &mut Vec<Pending>) {
     taken.sort_unstable();
     for of_space in taken.chunk_by(|one, other| (one.0, one.1) == (other.0, other.1)) {
         let mut kept = of_space.len();
-        while kept > 0 && !may_have_depth(of_space[kept - 1].2, shard_depth, kept) {
+        while kept > 0 && !may_have_depth(of_space[kept - 1].2, range, kept) {
             kept -= 1;
         }
         for &(state, _, _, page) in &of_space[kept..] {

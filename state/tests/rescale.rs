@@ -5,10 +5,10 @@
 mod world;
 
 use proptest::prelude::*;
-use world::{ALL_KINDS, Kind, Step, World, steps};
+use world::{ALL_KINDS, Kind, Step, World, cases, steps};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(cases(32))]
 
     #[test]
     fn several_states_on_changing_shards_are_maps(shards in 1u32..9, steps in steps(100, 9)) {

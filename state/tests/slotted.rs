@@ -4,10 +4,10 @@
 mod world;
 
 use proptest::prelude::*;
-use world::{ALL_KINDS, Kind, Step, World, steps};
+use world::{ALL_KINDS, Kind, Step, World, cases, steps};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #![proptest_config(cases(32))]
 
     #[test]
     fn a_state_under_numbers_is_a_map(steps in steps(60, 1)) {
