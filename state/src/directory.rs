@@ -280,33 +280,15 @@ mod tests {
         assert_eq!((last.page_of(1 << 63), last.page_of(u64::MAX)), (9, 10));
     }
 
-    /// A stretch that straddles the middle has few of the entries that its bits could number.
     #[test]
-    fn what_splits_have_made_is_put_back() {
-        let mut space = Space::new(0, HashRange::of_shard(3, 7));
-        let of = |prefix, depth| Descriptor { prefix, depth, ..Descriptor::default() };
-        let (mut depth, mut pages) = (0, vec![(0, of(0, 0))]);
-        space.start_with(0);
-        while space.may_split(depth) {
-            let (page, prefix) = (pages.len() as u32, prefix_of_depth(1 << 63, depth));
-            space.split(prefix, depth, page);
-            // The upper half is the new page's; the keys that crowd together are in the upper half at first, then in the
-            // lower one.
-            let (lower, upper) = (of(prefix, depth + 1), of(prefix | 1 << (63 - depth), depth + 1));
-            pages.last_mut().unwrap().1 = if depth == 0 { upper } else { lower };
-            pages.push((page, if depth == 0 { lower } else { upper }));
-            if depth > 0 {
-                let last = pages.len() - 1;
-                pages.swap(last - 1, last);
-            }
-            depth += 1;
-        }
-        assert!(depth >= 11, "{depth}");
-        let mut restored = Space::new(0, HashRange::of_shard(3, 7));
-        restored
-            .rebuild(&pages.iter().enumerate().map(|(page, (_, at))| (page as u32, *at)).collect::<Vec<_>>())
-            .unwrap();
-        assert_eq!(restored.directory().len(), space.directory().len());
+    fn a_stretch_that_straddles_the_middle_has_few_of_the_entries_that_its_bits_could_number() {
+        let straddles = HashRange::of_shard(3, 7);
+        assert_eq!(straddles.prefix().1, 0);
+        assert!(may_have_depth(12, straddles, 5), "585 entries for five pages");
+        assert!(!may_have_depth(12, HashRange::ALL, 5), "4096");
+        assert!(may_have_depth(12, HashRange::of_shard(9, 4096), 1), "one entry");
+        assert!(may_have_depth(6, HashRange::ALL, 1) && !may_have_depth(8, HashRange::ALL, 1));
+        assert!(!may_have_depth(59, HashRange::of_shard(0, 4096), usize::MAX / 1024));
     }
 
     #[test]
