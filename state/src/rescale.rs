@@ -57,17 +57,35 @@ impl PageStore {
         part: &TablePart,
     ) -> Result<(PageStore, Restored), RestoreError> {
         let config = TableConfig { range: part.range, ..config };
+        let contradiction = |what| {
+            let TableConfig { operator, shard, .. } = config.clone();
+            Err(RestoreError::Contradiction { operator, shard, what })
+        };
+        if part.range.first > part.range.last {
+            return contradiction(format!("its hashes begin at {} and end at {}", part.range.first, part.range.last));
+        }
         let mut pages = PageStore::new(config.clone())?;
-        for state in &part.states {
+        for (number, state) in part.states.iter().enumerate() {
+            if number > usize::from(u16::MAX) || part.states[..number].iter().any(|other| other.name == state.name) {
+                return contradiction(format!("state '{}' is there twice, or one of too many", state.name));
+            }
             let Some(layout) = Layout::of_part(state.layout) else {
-                let what = format!("state '{}' has entries that no page can hold", state.name);
-                return Err(RestoreError::Contradiction { operator: config.operator, shard: config.shard, what });
+                return contradiction(format!("state '{}' has entries that no page can hold", state.name));
             };
             pages.declare(state.clone(), layout, Ways::unknown());
         }
         let mut restored = read_chain(&mut pages.pages, store, part)?;
         pages.adopt(&mut restored)?;
-        Ok((pages, restored))
+        // Where types are known, a page's proof counts its entries; here they are shown, and so counted.
+        let mut entries = 0;
+        let Ok(()) = pages.entries(|_, _| {
+            entries += 1;
+            Ok::<(), Infallible>(())
+        });
+        match restored.entries {
+            counted if counted == entries => Ok((pages, restored)),
+            counted => contradiction(format!("its pages hold {entries} entries and should hold {counted}")),
+        }
     }
 
     /// Shows every entry of every state, as bytes, in the order of their pages in memory.
