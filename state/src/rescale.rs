@@ -148,6 +148,13 @@ pub(crate) fn restore(store: &mut PageStore, from: &Store, parts: &[TablePart]) 
         restored.entries += 1;
     }
     restored.pages = store.pages.in_use as usize;
+    let held: usize = store.pages.states.iter().flat_map(|state| &state.spaces).map(|space| space.len).sum();
+    if held != restored.entries {
+        let TableConfig { operator, shard, .. } = store.pages.config.clone();
+        let what =
+            format!("of {} entries, {} have keys that others have too", restored.entries, restored.entries - held);
+        return Err(RestoreError::Contradiction { operator, shard, what });
+    }
     Ok(restored)
 }
 
