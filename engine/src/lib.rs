@@ -66,8 +66,8 @@ pub use road::sink::{Guarantee, Sink, SinkError, SinkWriter};
 pub use road::source::{Items, Polled, Source, SourceError, Split};
 pub use road::window::{Tumbling, Window, Windowed};
 pub use run::fault::JobError;
-pub use run::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport};
-pub use run::metrics::{RestoreFigures, ShardCounters, ShardReport};
+pub use run::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport, RestoreReport};
+pub use run::metrics::{ShardCounters, ShardReport};
 pub use time::{BatchClock, Clock, Timestamp};
 
 /// The archiver, for those who derive by hand; [`event`] does it for everybody else.

@@ -126,7 +126,7 @@ fn failures_in_between_change_nothing() {
         assert_exact(&place.out(), &what);
         assert_eq!(report.restarts.len(), 3, "{what}: {:?}", report.restarts);
         assert!(report.restored_epoch > 0, "{what}: the last restart is from a checkpoint");
-        let restored = report.measured.restored;
+        let restored = report.restored.expect("it started from a checkpoint").state;
         assert!(restored.bytes_read > 0 && restored.pages > 0 && restored.entries > 0, "{what}: {restored:?}");
         let checkpoints = &report.checkpoints;
         assert_eq!(checkpoints.newest.len() as u64, checkpoints.completed, "{what}");

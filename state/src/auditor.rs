@@ -9,8 +9,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use crate::segment::{Kind, PAGE_BYTES};
-use crate::{Drained, Epoch, Key, Namespace, Table, TableConfig};
+use crate::segment::{Kind, LINE_BYTES, PAGE_BYTES};
+use crate::{Drained, Epoch, Key, Namespace, PageStore, SlottedTable, Table, TableConfig};
 
 /// linux/userfaultfd.h and linux/fs.h, as numbers.
 mod kernel {
@@ -48,7 +48,7 @@ fn call<const WORDS: usize>(fd: i32, request: u64, argument: &mut [u64; WORDS]) 
 }
 
 impl Auditor {
-    fn of<K: Key>(table: &Table<K, u64>) -> io::Result<Auditor> {
+    fn of(store: &PageStore) -> io::Result<Auditor> {
         // SAFETY: creates a descriptor, or says why not.
         let open = |flags: libc::c_long| unsafe {
             libc::syscall(libc::SYS_userfaultfd, libc::c_long::from(libc::O_CLOEXEC) | flags)
@@ -59,7 +59,7 @@ impl Auditor {
         let fault = unsafe { OwnedFd::from_raw_fd(fd) };
         let features = kernel::WP_ASYNC | kernel::WP_UNPOPULATED | kernel::PAGEFAULT_FLAG_WP;
         call(fd, kernel::UFFDIO_API, &mut [kernel::UFFD_API, features, 0])?;
-        let segment = &table.pages.segment;
+        let segment = &store.pages.segment;
         let (start, bytes) = (segment.pages_start() as u64, u64::from(segment.pages_max()) * PAGE_BYTES as u64);
         call(fd, kernel::UFFDIO_REGISTER, &mut [start, bytes, kernel::REGISTER_MODE_WP, 0])?;
         call(fd, kernel::UFFDIO_WRITEPROTECT, &mut [start, bytes, kernel::WRITEPROTECT_MODE_WP])?;
@@ -87,61 +87,175 @@ impl Auditor {
         }
         Ok(written)
     }
-}
 
-/// A few thousand random steps under audit; returns how many page writes the kernel saw.
-fn audit<K: Key>(key: impl Fn(u64) -> K) -> io::Result<usize> {
-    let config = TableConfig { operator: "audited".into(), shard: 0, bytes_max: 64 << 20, ..TableConfig::default() };
-    let mut table: Table<K, u64> = Table::new(config).expect("64 MiB of address space");
-    let auditor = Auditor::of(&table)?;
-    let mut random = 88_172_645_463_325_252u64;
-    let mut next = |below: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % below
-    };
-    let mut seen = 0;
-    for epoch in 1..200 {
-        for _ in 0..next(8) {
-            let namespace = Namespace(next(4) as i64);
-            if next(12) == 0 {
-                table.drop_namespace(namespace);
-            }
-            let keys: Vec<K> = (0..next(400)).map(|_| key(next(6000))).collect();
-            let folded = table.fold(namespace, keys.len(), |row| keys[row], || 1, |value, _row| *value += 1);
-            folded.expect("64 MiB are enough");
-            let _ = table.drain(next(20_000) as usize);
-        }
-        while table.drain(usize::MAX) == Drained::More {}
-        while table.take_chunk().is_some() {}
-        if next(3) == 0 {
-            table.abort();
-        } else if epoch > 1 && table.pages.open.is_some() {
-            let file = crate::FileRef { name: String::new(), bytes: 0, crc32c: 0 };
-            table.confirm(Some(file));
-        }
-        for page in auditor.written()? {
-            seen += 1;
-            let segment = &table.pages.segment;
+    /// Counts the pages written since the last time, every one of which must be marked.
+    fn check(&self, store: &PageStore, epoch: u64) -> io::Result<usize> {
+        let written = self.written()?;
+        for &page in &written {
+            let segment = &store.pages.segment;
             // What was written to a page that is free by now is nobody's.
             let free = segment.descriptors.get(page).kind == Kind::Free;
             assert!(free || segment.masks.get(page) != 0, "page {page} was written and not marked, in epoch {epoch}");
         }
-        table.freeze(Epoch(epoch));
+        Ok(written.len())
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below
+    }
+}
+
+/// The pages as they were at the last barrier, to tell which lines have changed since.
+#[derive(Default)]
+struct Shadow(Vec<[u8; PAGE_BYTES]>);
+
+impl Shadow {
+    fn take(&mut self, store: &PageStore) {
+        let pages = &store.pages;
+        self.0.clear();
+        self.0.extend((0..pages.handed_out).map(|page| *pages.segment.page(page)));
+    }
+
+    /// Every line that is not what it was is marked.
+    fn check(&self, store: &PageStore, epoch: u64) {
+        let segment = &store.pages.segment;
+        for (page, before) in (0..).zip(&self.0) {
+            let (mask, is_free) = (segment.masks.get(page), segment.descriptors.get(page).kind == Kind::Free);
+            let lines = before.chunks(LINE_BYTES).zip(segment.page(page).chunks(LINE_BYTES)).enumerate();
+            for (line, _) in lines.filter(|(_, (before, now))| !is_free && before != now) {
+                assert!(
+                    mask >> line & 1 == 1,
+                    "line {line} of page {page} changed and is not marked, in epoch {epoch}"
+                );
+            }
+        }
+    }
+}
+
+/// A few thousand random steps under audit: `step` changes states of the store. Returns how many page writes the kernel saw.
+fn audit(store: &mut PageStore, mut step: impl FnMut(&mut Random)) -> io::Result<usize> {
+    let auditor = Auditor::of(store)?;
+    let mut random = Random(88_172_645_463_325_252);
+    let mut shadow = Shadow::default();
+    let mut seen = 0;
+    for epoch in 1..200 {
+        for _ in 0..random.below(8) {
+            step(&mut random);
+            let _ = store.drain(random.below(20_000) as usize);
+        }
+        while store.drain(usize::MAX) == Drained::More {}
+        while store.take_chunk().is_some() {}
+        if random.below(3) == 0 {
+            store.abort();
+        } else if epoch > 1 && store.pages.open.is_some() {
+            let file = crate::FileRef { name: String::new(), bytes: 0, crc32c: 0 };
+            store.confirm(Some(file));
+        }
+        seen += auditor.check(store, epoch)?;
+        shadow.check(store, epoch);
+        store.freeze(Epoch(epoch));
+        shadow.take(store);
     }
     Ok(seen)
 }
 
+fn store() -> PageStore {
+    let config = TableConfig { operator: "audited".into(), bytes_max: 64 << 20, ..TableConfig::default() };
+    PageStore::new(config).expect("64 MiB of address space")
+}
+
+/// One random change of a flat state.
+fn change_flat<K: Key>(table: &mut Table<K, u64>, random: &mut Random, key: impl Fn(u64) -> K) {
+    let namespace = Namespace(random.below(4) as i64);
+    match random.below(12) {
+        0 => table.drop_namespace(namespace),
+        1..4 => {
+            for _ in 0..random.below(300) {
+                let _ = table.remove(namespace, &key(random.below(6000)));
+            }
+        }
+        _ => {}
+    }
+    let keys: Vec<K> = (0..random.below(400)).map(|_| key(random.below(6000))).collect();
+    let folded = table.fold(namespace, keys.len(), |row| keys[row], || 1, |value, _row| *value += 1);
+    folded.expect("64 MiB are enough");
+}
+
+/// One random change of a slotted state: values come in all lengths, are changed in place, go, and end.
+fn change_slotted(table: &mut SlottedTable<String, (u64, Vec<u8>)>, random: &mut Random, now_ms: i64) {
+    let namespace = Namespace(random.below(3) as i64);
+    table.set_now(now_ms);
+    match random.below(10) {
+        0 => table.drop_namespace(namespace),
+        1 => {
+            table.expire(namespace, &mut 0, random.below(40) as usize);
+        }
+        _ => {}
+    }
+    for _ in 0..random.below(60) {
+        let key = format!("key {}", random.below(800));
+        match random.below(6) {
+            0 => {
+                table.remove(namespace, &key);
+            }
+            1 | 2 => {
+                table.update(namespace, &key, |value| {
+                    rkyv::munge::munge!(let rkyv::tuple::ArchivedTuple2(mut count, _) = value);
+                    *count = (count.to_native() + 1).into();
+                });
+            }
+            _ => {
+                let len = [20, 20, 20, 20, 20, 20, 300, 3_000, 15_000][random.below(9) as usize];
+                let value = (7, vec![random.below(256) as u8; random.below(len) as usize]);
+                let ends_ms = if random.below(3) == 0 { now_ms + random.below(50) as i64 } else { 0 };
+                table.put_until(namespace, &key, &value, ends_ms).expect("64 MiB are enough");
+            }
+        }
+    }
+}
+
+fn audit_flat<K: Key>(key: impl Fn(u64) -> K) -> io::Result<usize> {
+    let mut store = store();
+    let mut table = store.table("flat");
+    audit(&mut store, |random| change_flat(&mut table, random, &key))
+}
+
+/// Of several states in one store.
+fn audit_all() -> io::Result<usize> {
+    let mut store = store();
+    let (mut numbers, mut texts) = (store.table("numbers"), store.table("texts"));
+    let (mut one, mut other) = (store.slotted("one"), store.slotted("other"));
+    let mut now_ms = 0;
+    audit(&mut store, |random| {
+        now_ms += 1;
+        match random.below(6) {
+            0 => change_flat(&mut numbers, random, |n| n),
+            1 => change_flat(&mut texts, random, text),
+            2 => change_slotted(&mut other, random, now_ms),
+            _ => change_slotted(&mut one, random, now_ms),
+        }
+    })
+}
+
+fn text(number: u64) -> crate::Text<36> {
+    crate::Text::try_from(format!("{number:036}").as_str()).expect("36 digits")
+}
+
 #[test]
 fn every_page_the_kernel_saw_written_is_marked() {
-    let text = |n: u64| crate::Text::<36>::try_from(format!("{n:036}").as_str()).expect("36 digits");
     let wide = |n: u64| {
         let mut key = [1u8; 200];
         key[..8].copy_from_slice(&n.to_le_bytes());
         key
     };
-    match audit(|n| n).and_then(|numbers| Ok([numbers, audit(text)?, audit(wide)?])) {
+    match audit_flat(|n| n).and_then(|numbers| Ok([numbers, audit_flat(text)?, audit_flat(wide)?, audit_all()?])) {
         Ok(seen) => assert!(seen.iter().all(|&pages| pages > 1000), "the auditor saw only {seen:?} page writes"),
         Err(error) => eprintln!("not audited: this system does not allow userfaultfd or PAGEMAP_SCAN: {error}"),
     }

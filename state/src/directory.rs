@@ -144,16 +144,11 @@ impl Space {
     pub(crate) fn rebuild(&mut self, pages: &[(u32, Descriptor)]) -> Result<(), String> {
         let deepest = pages.iter().map(|(_, descriptor)| descriptor.depth).max().unwrap_or(0);
         let depth = deepest.max(self.range.prefix().1);
-        let (range_bits, extra) = (self.range.prefix().1, depth.saturating_sub(self.range.prefix().1));
-        if u32::from(depth) > PREFIX_BITS
-            || 1usize
-                .checked_shl(u32::from(extra))
-                .is_none_or(|most| most > ENTRIES_FREE.max(pages.len() * ENTRIES_PER_PAGE * 2))
-        {
-            return Err(format!(
-                "a directory of {depth} bits, {range_bits} of them the shard's, for {} pages",
-                pages.len()
-            ));
+        let range_bits = self.range.prefix().1;
+        // Successors of full pages counted when it grew.
+        let all = self.pages.len().max(pages.len());
+        if !may_have_depth(depth, self.range, all) {
+            return Err(format!("a directory of {depth} bits, {range_bits} of them the shard's, for {all} pages"));
         }
         self.depth = depth;
         self.base = self.number(self.range.first);
@@ -199,6 +194,20 @@ impl Space {
         self.fill(prefix, depth, page);
         self.pages.push(page);
     }
+}
+
+/// Whether the directory of a stretch may look at `depth` bits for so many pages: one whose splits stayed within
+/// [`Space::may_split`] may, with a factor of two for pages given up since.
+pub(crate) fn may_have_depth(depth: u8, range: HashRange, pages: usize) -> bool {
+    if depth <= range.prefix().1 {
+        return true;
+    }
+    if u32::from(depth) > PREFIX_BITS {
+        return false;
+    }
+    // Of the stretch alone: where it straddles the middle, most entries of so many bits are not its own.
+    let number = |hash: u64| hash >> (64 - u32::from(depth));
+    number(range.last) - number(range.first) < ENTRIES_FREE.max(pages * ENTRIES_PER_PAGE * 2) as u64
 }
 
 /// The entry of a hash in a directory of `last + 1` entries: of a hash from outside the range, the nearest or some other.
@@ -269,6 +278,17 @@ mod tests {
         last.split(1 << 63, 2, 10);
         assert_eq!(last.directory(), [9, 10]);
         assert_eq!((last.page_of(1 << 63), last.page_of(u64::MAX)), (9, 10));
+    }
+
+    #[test]
+    fn a_stretch_that_straddles_the_middle_has_few_of_the_entries_that_its_bits_could_number() {
+        let straddles = HashRange::of_shard(3, 7);
+        assert_eq!(straddles.prefix().1, 0);
+        assert!(may_have_depth(12, straddles, 5), "585 entries for five pages");
+        assert!(!may_have_depth(12, HashRange::ALL, 5), "4096");
+        assert!(may_have_depth(12, HashRange::of_shard(9, 4096), 1), "one entry");
+        assert!(may_have_depth(6, HashRange::ALL, 1) && !may_have_depth(8, HashRange::ALL, 1));
+        assert!(!may_have_depth(59, HashRange::of_shard(0, 4096), usize::MAX / 1024));
     }
 
     #[test]

@@ -11,9 +11,12 @@
 //! A page owns a stretch of the hash space. If that lies within what its old shard owned and within what the new one does,
 //! nobody else has any of it, and the page has no key that is not ours. At most a few pages of a namespace straddle.
 
+use std::convert::Infallible;
+
 use rkyv::util::AlignedVec;
 
 use crate::backing::Backing;
+use crate::directory::may_have_depth;
 use crate::dirty::Pages;
 use crate::hash::HashRange;
 use crate::manifest::TablePart;
@@ -32,6 +35,18 @@ struct Pending {
     expires_ms: i64,
 }
 
+impl Pending {
+    fn of(state: u16, entry: EntryBytes<'_>) -> Pending {
+        let EntryBytes { namespace, key, value, expires_ms } = entry;
+        let aligned = |bytes: &[u8]| {
+            let mut copy = AlignedVec::with_capacity(bytes.len());
+            copy.extend_from_slice(bytes);
+            copy
+        };
+        Pending { state, namespace, key: aligned(key), value: aligned(value), expires_ms }
+    }
+}
+
 impl PageStore {
     /// A part of a checkpoint of whose types nobody here knows, as it was: for looking into it.
     ///
@@ -43,17 +58,35 @@ impl PageStore {
         part: &TablePart,
     ) -> Result<(PageStore, Restored), RestoreError> {
         let config = TableConfig { range: part.range, backing: Backing::Anonymous, ..config };
+        let contradiction = |what| {
+            let TableConfig { operator, shard, .. } = config.clone();
+            Err(RestoreError::Contradiction { operator, shard, what })
+        };
+        if part.range.first > part.range.last {
+            return contradiction(format!("its hashes begin at {} and end at {}", part.range.first, part.range.last));
+        }
         let mut pages = PageStore::new(config.clone())?;
-        for state in &part.states {
+        for (number, state) in part.states.iter().enumerate() {
+            if number > usize::from(u16::MAX) || part.states[..number].iter().any(|other| other.name == state.name) {
+                return contradiction(format!("state '{}' is there twice, or one of too many", state.name));
+            }
             let Some(layout) = Layout::of_part(state.layout) else {
-                let what = format!("state '{}' has entries that no page can hold", state.name);
-                return Err(RestoreError::Contradiction { operator: config.operator, shard: config.shard, what });
+                return contradiction(format!("state '{}' has entries that no page can hold", state.name));
             };
             pages.declare(state.clone(), layout, Ways::unknown());
         }
         let mut restored = read_chain(&mut pages.pages, store, part)?;
         pages.adopt(&mut restored)?;
-        Ok((pages, restored))
+        // Where types are known, a page's proof counts its entries; here they are shown, and so counted.
+        let mut entries = 0;
+        let Ok(()) = pages.entries(|_, _| {
+            entries += 1;
+            Ok::<(), Infallible>(())
+        });
+        match restored.entries {
+            counted if counted == entries => Ok((pages, restored)),
+            counted => contradiction(format!("its pages hold {entries} entries and should hold {counted}")),
+        }
     }
 
     /// Shows every entry of every state, as bytes, in the order of their pages in memory.
@@ -106,6 +139,9 @@ pub(crate) fn restore(store: &mut PageStore, from: &Store, parts: &[TablePart]) 
         let places = part.states.iter().map(|stored| store.place_of(stored)).collect::<Result<Vec<_>, _>>()?;
         take_over(store, &old, part.range, &places, &mut pending)?;
     }
+    take_out_the_deep(store, &mut pending);
+    restored.pages_moved = store.pages.in_use as usize;
+    restored.entries_moved = pending.len();
     store.adopt_taken_over(&mut restored)?;
     for Pending { state, namespace, key, value, expires_ms } in pending {
         let insert = store.pages.states[state as usize].ways.insert;
@@ -113,6 +149,13 @@ pub(crate) fn restore(store: &mut PageStore, from: &Store, parts: &[TablePart]) 
         restored.entries += 1;
     }
     restored.pages = store.pages.in_use as usize;
+    let held: usize = store.pages.states.iter().flat_map(|state| &state.spaces).map(|space| space.len).sum();
+    if held != restored.entries {
+        let TableConfig { operator, shard, .. } = store.pages.config.clone();
+        let what =
+            format!("of {} entries, {} have keys that others have too", restored.entries, restored.entries - held);
+        return Err(RestoreError::Contradiction { operator, shard, what });
+    }
     Ok(restored)
 }
 
@@ -158,7 +201,7 @@ fn take_over(
         };
         let ways = &store.pages.states[state as usize].ways;
         old.entries_of(page, |entry| {
-            let EntryBytes { namespace, key, value, expires_ms } = entry;
+            let EntryBytes { key, value, .. } = entry;
             if !(ways.is_key)(key) || !(ways.is_value)(value) {
                 return Err(contradiction("a key or value that is not one of its type"));
             }
@@ -167,17 +210,43 @@ fn take_over(
                 return Err(contradiction("a key that its hash does not lead to; was the key's hash64 changed?"));
             }
             if range.contains(hash) {
-                let aligned = |bytes: &[u8]| {
-                    let mut copy = AlignedVec::with_capacity(bytes.len());
-                    copy.extend_from_slice(bytes);
-                    copy
-                };
-                pending.push(Pending { state, namespace, key: aligned(key), value: aligned(value), expires_ms });
+                pending.push(Pending::of(state, entry));
             }
             Ok(())
         })?;
     }
     Ok(())
+}
+
+/// Has the entries of pages put in one by one that are deeper than the store's directory may be: where a shard of many
+/// had a few keys, its pages own little of the hash space, and one page of a wide stretch would ask for a directory of
+/// thousands of entries.
+fn take_out_the_deep(store: &mut PageStore, pending: &mut Vec<Pending>) {
+    let range = store.range();
+    let pages = &mut *store.pages;
+    let in_use = |page: &u32| pages.segment.descriptors.get(*page).kind != Kind::Free;
+    let mut taken: Vec<(u16, i64, u8, u32)> = (0..pages.handed_out)
+        .filter(in_use)
+        .map(|page| {
+            let Descriptor { state, namespace, depth, .. } = pages.segment.descriptors.get(page);
+            (state, namespace, depth, page)
+        })
+        .collect();
+    taken.sort_unstable();
+    for of_space in taken.chunk_by(|one, other| (one.0, one.1) == (other.0, other.1)) {
+        let mut kept = of_space.len();
+        while kept > 0 && !may_have_depth(of_space[kept - 1].2, range, kept) {
+            kept -= 1;
+        }
+        for &(state, _, _, page) in &of_space[kept..] {
+            let all: Result<(), Infallible> = pages.entries_of(page, |entry| {
+                pending.push(Pending::of(state, entry));
+                Ok(())
+            });
+            let Ok(()) = all;
+            pages.give_up(page);
+        }
+    }
 }
 
 impl PageStore {

@@ -4,6 +4,7 @@
 //! gone, is not touched by older records, so every line is written once, and a page for which no whole record turns up
 //! is noticed. Files are believed chunk by chunk; the pages they make up are then checked entry by entry: that keys and
 //! values are valid for their types, that every key is where a search would look for it, that the prefixes fit together.
+use std::collections::HashSet;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -11,11 +12,12 @@ use crate::backing::Doubt;
 use crate::chain::{Chain, SnapshotNumber};
 use crate::directory::Space;
 use crate::dirty::Pages;
+use crate::hash::PREFIX_BITS;
 use crate::manifest::TablePart;
 use crate::page_store::PageStore;
 use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE};
 use crate::shape::{Layout, StatePart};
-use crate::slotted;
+use crate::slotted::{self, OVERFLOW_BYTES};
 use crate::snapshot::{
     CHUNK_BYTES, Damage, FileRef, Header, Record, VERSION, bits_of, flat_contents, put_back_ends, verify,
 };
@@ -35,6 +37,11 @@ pub struct Restored {
     pub entries: usize,
     /// Where they came from.
     pub how: How,
+    /// Pages that came from another shard's, or from one of other types, as they were.
+    pub pages_moved: usize,
+    /// Entries that were put in one by one: of pages that straddle an end of the stretch, that hold long values, or
+    /// values of an older type.
+    pub entries_moved: usize,
 }
 
 /// Where a restore had the pages from.
@@ -57,6 +64,32 @@ pub enum How {
 impl Default for How {
     fn default() -> How {
         How::Full { why: Doubt::Anonymous }
+    }
+}
+
+impl std::ops::Add for Restored {
+    type Output = Restored;
+
+    /// What two restores did together.
+    fn add(self, other: Restored) -> Restored {
+        Restored {
+            files: self.files + other.files,
+            bytes_read: self.bytes_read + other.bytes_read,
+            pages: self.pages + other.pages,
+            entries: self.entries + other.entries,
+            how: match (self.how, other.how) {
+                // What had nothing to restore has no say.
+                _ if self.pages == 0 => other.how,
+                _ if other.pages == 0 => self.how,
+                (
+                    How::Fast { pages_undone, bytes_undone },
+                    How::Fast { pages_undone: pages_too, bytes_undone: bytes_too },
+                ) => How::Fast { pages_undone: pages_undone + pages_too, bytes_undone: bytes_undone + bytes_too },
+                (full @ How::Full { .. }, _) | (_, full) => full,
+            },
+            pages_moved: self.pages_moved + other.pages_moved,
+            entries_moved: self.entries_moved + other.entries_moved,
+        }
     }
 }
 
@@ -228,6 +261,9 @@ impl PageStore {
         let pages = &mut *self.pages;
         for page in 0..pages.handed_out {
             let descriptor = pages.segment.descriptors.get(page);
+            if u32::from(descriptor.depth) > PREFIX_BITS {
+                return Err(contradiction(format!("page {page} has a prefix of {} bits", descriptor.depth)));
+            }
             if matches!(descriptor.kind, Kind::Flat | Kind::Zero | Kind::Slotted) {
                 let prove = pages.states[descriptor.state as usize].ways.prove;
                 let proven = prove(&descriptor, pages.segment.page(page));
@@ -237,7 +273,8 @@ impl PageStore {
             restored.pages += usize::from(descriptor.kind != Kind::Free);
         }
         pages.prove_long_values().map_err(contradiction)?;
-        pages.rebuild_spaces().map_err(contradiction)
+        pages.rebuild_spaces().map_err(contradiction)?;
+        pages.prove_successors().map_err(contradiction)
     }
 }
 
@@ -473,6 +510,7 @@ impl Pages {
                 }
                 let mut value = rkyv::util::AlignedVec::<16>::new();
                 let mut piece = cell.first_overflow(body);
+                let (before, mut is_in_full_pages) = (pieces, piece != NO_PAGE);
                 while piece != NO_PAGE {
                     let of_same = |piece: u32| {
                         let other = self.segment.descriptors.get(piece);
@@ -484,9 +522,12 @@ impl Pages {
                     pieces += 1;
                     value.extend_from_slice(slotted::overflow(self.segment.page(piece)));
                     piece = slotted::overflow_next(self.segment.page(piece));
+                    // Whoever writes over it counts on every page but the last being full.
+                    is_in_full_pages &= value.len().is_multiple_of(OVERFLOW_BYTES) || piece == NO_PAGE;
+                    is_in_full_pages &= value.len().div_ceil(OVERFLOW_BYTES) == pieces - before;
                 }
                 let is_value = self.states[descriptor.state as usize].ways.is_value;
-                if value.len() != cell.value_bytes || !is_value(&value) {
+                if value.len() != cell.value_bytes || !is_in_full_pages || !is_value(&value) {
                     return Err(format!("page {page} has a long value that is not one of its type (slot {slot})"));
                 }
             }
@@ -495,6 +536,26 @@ impl Pages {
             all if all == pieces => Ok(()),
             all => Err(format!("{all} pages hold pieces of long values, and {pieces} are led to")),
         }
+    }
+
+    /// Whether full pages and those that go on for them have every key once; each by itself does.
+    fn prove_successors(&self) -> Result<(), String> {
+        let spaces = self.states.iter().flat_map(|state| &state.spaces);
+        let mut firsts: Vec<u32> = spaces.flat_map(|space| space.directory().iter().copied()).collect();
+        firsts.dedup();
+        let next = |page: u32| self.segment.descriptors.get(page).next;
+        for first in firsts.into_iter().filter(|&first| first != NO_PAGE && next(first) != NO_PAGE) {
+            let mut keys = HashSet::new();
+            let mut page = first;
+            while page != NO_PAGE {
+                self.entries_of(page, |entry| match keys.insert(entry.key.to_vec()) {
+                    true => Ok(()),
+                    false => Err(format!("page {page} has a key that page {first}, or one between them, has too")),
+                })?;
+                page = next(page);
+            }
+        }
+        Ok(())
     }
 
     /// Rebuilds the namespaces from the pages' descriptors; `Err` says what contradicts what.

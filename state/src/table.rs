@@ -482,8 +482,12 @@ fn prove<K: Key, V: Fixed>(descriptor: &Descriptor, body: &[u8; PAGE_BYTES]) -> 
         unsafe { is_valid::<K>(body[key_at..].as_ptr()) && is_valid::<V>(body[value_at..].as_ptr()) }
     };
     if descriptor.kind == Kind::Zero {
-        let valid = is_valid(0, geometry.values_at);
-        return if valid { Ok(()) } else { Err("has a value that is not one of its type".to_owned()) };
+        let valid = is_zero(&body[..geometry.key_bytes]) && is_valid(0, geometry.values_at);
+        return if valid {
+            Ok(())
+        } else {
+            Err("has a key that is not zero, or a value that is not one of its type".to_owned())
+        };
     }
     let mut count = 0;
     for bucket in 0..geometry.buckets() {

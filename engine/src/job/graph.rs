@@ -11,13 +11,12 @@ use std::sync::Arc;
 
 use millstream_network::{Receiver, Sender};
 use millstream_state::{
-    Backing, HashRange, How, Manifest, OperatorPart, PageStore, RestoreError, Store, TableConfig, TablePart,
+    Backing, HashRange, How, Manifest, OperatorPart, PageStore, RestoreError, Restored, Store, TableConfig, TablePart,
 };
 
 use super::config::{Config, StateBacking};
 use crate::road::sink::Guarantee;
 use crate::run::fault::JobError;
-use crate::run::metrics::RestoreFigures;
 use crate::run::task::Task;
 use crate::time::BatchClock;
 
@@ -128,10 +127,12 @@ pub(crate) struct Site {
     pub(crate) config: Arc<Config>,
     pub(crate) store: Option<Rc<Store>>,
     pub(crate) restored: Option<Arc<Manifest>>,
+    /// What filling the operators' pages took so far.
+    pub(crate) taken: Cell<Restored>,
     /// This shard's ends of every edge, in the order the edges are named.
     pub(crate) edges: Vec<EdgeEnds>,
-    /// What the tables opened so far were restored from.
-    pub(crate) restores: Cell<RestoreFigures>,
+    /// And how long, µs.
+    pub(crate) taken_us: Cell<u64>,
 }
 
 /// One shard's ends of one edge, indexed by the shard at the other end.
@@ -245,16 +246,11 @@ impl Site {
                 );
             }
             How::Full { why } => {
-                tracing::info!(operator = uid, shard, bytes, pages, entries, took_us, %why, "state restored from the checkpoint");
+                tracing::info!(operator = uid, shard, bytes, pages, entries, took_us, pages_moved = restored.pages_moved, entries_moved = restored.entries_moved, %why, "state restored from the checkpoint");
             }
         }
-        let before = self.restores.get();
-        self.restores.set(RestoreFigures {
-            bytes_read: before.bytes_read + restored.bytes_read,
-            pages: before.pages + restored.pages as u64,
-            entries: before.entries + restored.entries as u64,
-            took_us: before.took_us + took_us,
-        });
+        self.taken.set(self.taken.get() + restored);
+        self.taken_us.set(self.taken_us.get() + took_us);
         Ok(())
     }
 }

@@ -69,7 +69,7 @@ pub struct ShardReport {
     pub first_event: Option<Nanos>,
     /// Rows that sources took in.
     pub events_in: u64,
-    /// Contributions that came too late for their window.
+    /// Contributions that came too late for their window, since the job began: checkpoints keep the count.
     pub late: u64,
     /// Rows that were dropped or became dead letters because their closure failed.
     pub skipped: u64,
@@ -79,21 +79,8 @@ pub struct ShardReport {
     pub state_bytes: u64,
     /// How often a shard waited for a page of memory to come from a disk.
     pub major_faults: u64,
-    /// What its state was restored from.
-    pub restored: RestoreFigures,
-}
-
-/// What restoring state took.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RestoreFigures {
-    /// Bytes of snapshot files read.
-    pub bytes_read: u64,
-    /// Pages that came to life.
-    pub pages: u64,
-    /// Entries in them.
-    pub entries: u64,
-    /// The time it took, µs; where several shards restored at once, that of the slowest.
-    pub took_us: u64,
+    /// How long its state took to restore, µs; where several shards did at once, the slowest of them.
+    pub restore_us: u64,
 }
 
 impl ShardReport {
@@ -108,7 +95,7 @@ impl ShardReport {
             state_bytes_max: 0,
             state_bytes: 0,
             major_faults: 0,
-            restored: RestoreFigures::default(),
+            restore_us: 0,
         }
     }
 
@@ -123,10 +110,7 @@ impl ShardReport {
         self.state_bytes_max += other.state_bytes_max;
         self.state_bytes += other.state_bytes;
         self.major_faults += other.major_faults;
-        self.restored.bytes_read += other.restored.bytes_read;
-        self.restored.pages += other.restored.pages;
-        self.restored.entries += other.restored.entries;
-        self.restored.took_us = self.restored.took_us.max(other.restored.took_us);
+        self.restore_us = self.restore_us.max(other.restore_us);
     }
 }
 

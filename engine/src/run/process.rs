@@ -21,12 +21,14 @@ use hdrhistogram::Histogram;
 use millstream_network::frame::Route;
 use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_network::{Doorbell, LaneConfig, lane};
-use millstream_state::{Epoch, Manifest, Part, SnapshotSize, Store, StoreConfig, StoreError, segments_of_job};
+use millstream_state::{
+    Epoch, Manifest, Part, Restored, SnapshotSize, Store, StoreConfig, StoreError, segments_of_job,
+};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
 
 use super::fault::JobError;
-use super::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport};
+use super::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport, RestoreReport};
 use super::machine;
 use super::metrics::{ShardCounters, ShardReport};
 use super::publisher::{Published, Publisher};
@@ -82,7 +84,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
         is_swept: false,
         checkpoints: empty_checkpoint_report(),
         start_began: Nanos(0),
-        start_elapsed: Duration::ZERO,
+        restored: None,
     };
     // A manifest that does not fit is a usage error, told before anything runs.
     let newest = lead.newest_before(None).map_err(unusable)?;
@@ -178,8 +180,8 @@ pub(super) struct Lead {
     pub(super) checkpoints: CheckpointReport,
     /// When the running attempt began to look for a checkpoint.
     pub(super) start_began: Nanos,
-    /// How long its shards took from there to be ready.
-    start_elapsed: Duration,
+    /// What it took to restore.
+    restored: Option<RestoreReport>,
 }
 
 /// How an attempt ended.
@@ -210,6 +212,7 @@ impl Lead {
     fn run(&mut self, mut restored: Option<Arc<Manifest>>) -> Result<JobReport, JobError> {
         loop {
             let restored_epoch = restored.as_ref().map_or(Epoch(0), |manifest| manifest.epoch);
+            self.restored = None;
             let (outcome, measured) = self.attempt(restored.take());
             match outcome {
                 Outcome::Finished { at } => {
@@ -221,7 +224,7 @@ impl Lead {
                         guarantee: self.plan.guarantee(),
                         elapsed,
                         restored_epoch: restored_epoch.0,
-                        start_elapsed: self.start_elapsed,
+                        restored: self.restored,
                         stopped: self.stop.load(Ordering::Relaxed),
                         restarts: std::mem::take(&mut self.restarts),
                         checkpoints: std::mem::replace(&mut self.checkpoints, empty_checkpoint_report()),
@@ -265,7 +268,7 @@ impl Lead {
             }
         };
         let outcome = match self.start_shards(restored.clone(), tell, &mut running) {
-            Ok(()) => self.lead(&mut running, &news, &publisher, restored.map_or(Epoch(0), |manifest| manifest.epoch)),
+            Ok(()) => self.lead(&mut running, &news, &publisher, restored.as_deref()),
             Err(error) => Outcome::Refused(error),
         };
         for shard in &running {
@@ -353,26 +356,36 @@ impl Lead {
         running: &mut [Running],
         news: &Receiver<(u32, News)>,
         publisher: &Publisher,
-        restored: Epoch,
+        restored: Option<&Manifest>,
     ) -> Outcome {
+        let mut state = Restored::default();
         for _ in 0..running.len() {
             match self.news(running, news) {
-                Some(News::Ready) => {}
+                Some(News::Ready(taken)) => state = state + taken,
                 Some(News::Refused(error)) => return Outcome::Refused(error),
                 other => return Outcome::Failed { why: format!("a shard did not start: {other:?}"), is_final: false },
             }
         }
         self.sweep_once();
+        let began = self.clock.now();
+        self.restored = restored.map(|manifest| RestoreReport {
+            shards_before: manifest.shards,
+            shards: self.config.shards,
+            took: began.since(self.start_began),
+            state,
+        });
+        if let Some(report) = self.restored.filter(|report| report.shards_before != report.shards) {
+            tracing::info!("{report}");
+        }
         let settings = EpochSettings {
             shards: self.config.shards,
             interval: self.config.checkpoint_interval,
             timeout: self.config.checkpoint_timeout,
             tolerable_failures: self.config.tolerable_failures,
         };
-        let began = self.clock.now();
-        self.start_elapsed = began.since(self.start_began);
         // A manifest that is not believed has its name all the same.
-        let mut coordinator = Coordinator::new(settings, restored.max(self.highest), began);
+        let epoch = restored.map_or(Epoch(0), |manifest| manifest.epoch).max(self.highest);
+        let mut coordinator = Coordinator::new(settings, epoch, began);
         let mut under_way = UnderWay::since(began);
         let mut told_to_stop = false;
         for shard in running.iter() {
@@ -420,7 +433,7 @@ impl Lead {
                 Ok((shard, News::InputEnded)) => coordinator.handle(self.clock.now(), Message::InputEnded { shard }),
                 Ok((_, News::Failed { why, is_final })) => return Outcome::Failed { why, is_final },
                 Ok((_, News::Refused(error))) => return Outcome::Refused(error),
-                Ok((shard, News::Ready)) => unreachable!("shard {shard} is ready once"),
+                Ok((shard, News::Ready(_))) => unreachable!("shard {shard} is ready once"),
                 Err(RecvTimeoutError::Timeout) => {
                     coordinator.tick(self.clock.now());
                     self.wake_stuck(running);

@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
 use millstream_network::Doorbell;
-use millstream_state::{Epoch, Manifest, PageStore, Part, SnapshotSize, Store};
+use millstream_state::{Epoch, Manifest, PageStore, Part, Restored, SnapshotSize, Store};
 
 use super::fault::{Fault, JobError};
 use super::io::{IoRoom, Slot};
-use super::metrics::{RestoreFigures, ShardCounters, ShardReport};
+use super::metrics::{ShardCounters, ShardReport};
 use super::panics;
 use super::residence::{Look, Residence};
 use super::task::{Cx, Progress, SinkEnd, StateVisitor, Task};
@@ -61,12 +61,26 @@ pub(crate) enum Order {
 /// What a shard tells the lead.
 #[derive(Debug)]
 pub(crate) enum News {
-    Ready,
+    /// Built, and its sinks are clean; what its state took to restore.
+    Ready(Restored),
     InputEnded,
-    Acknowledged { epoch: Epoch, part: Part, bytes: u64, snapshot: SnapshotSize },
-    Declined { epoch: Epoch, why: String },
-    Committed { epoch: Epoch },
-    Failed { why: String, is_final: bool },
+    Acknowledged {
+        epoch: Epoch,
+        part: Part,
+        bytes: u64,
+        snapshot: SnapshotSize,
+    },
+    Declined {
+        epoch: Epoch,
+        why: String,
+    },
+    Committed {
+        epoch: Epoch,
+    },
+    Failed {
+        why: String,
+        is_final: bool,
+    },
     Refused(JobError),
 }
 
@@ -110,7 +124,7 @@ pub(crate) async fn run(start: ShardStart) -> ShardReport {
         tell(News::Refused(error));
         return shard.report;
     }
-    tell(News::Ready);
+    tell(News::Ready(shard.taken));
     if let Err(fault) = shard.turn_until_halted().await {
         tell(News::Failed { why: fault.describe(&shard.plan), is_final: fault.is_final() });
     }
@@ -145,6 +159,8 @@ struct Shard {
     news: Sender<(u32, News)>,
     counters: Arc<ShardCounters>,
     restored: Option<Arc<Manifest>>,
+    /// What that took.
+    taken: Restored,
     io: Rc<IoRoom>,
     /// When the last barrier came in, or the shard was built.
     last_barrier: Nanos,
@@ -176,15 +192,16 @@ impl Shard {
             config: start.config.clone(),
             store,
             restored: start.restored.clone(),
+            taken: Cell::default(),
             edges: start.edges,
-            restores: Cell::default(),
+            taken_us: Cell::default(),
         };
         let flow = Flow::new(Graph::new(Some(site)));
         panics::catch(|| (start.factory)(&flow))
             .map_err(|panic| JobError::Unusable(format!("the closure that describes the job panicked: {panic}")))?;
         let graph = flow.into_graph();
         let mut report = ShardReport::new();
-        report.restored = graph.site.as_ref().map_or_else(RestoreFigures::default, |site| site.restores.get());
+        report.restore_us = graph.site.as_ref().map_or(0, |site| site.taken_us.get());
         if let Some(error) = graph.error {
             return Err(error);
         }
@@ -213,6 +230,7 @@ impl Shard {
             news: start.news,
             counters: start.counters,
             restored: start.restored,
+            taken: graph.site.map_or(Restored::default(), |site| site.taken.get()),
             io,
             last_barrier: clock.now(),
             residence,
@@ -485,12 +503,15 @@ struct RecoverVisitor<'a> {
 
 impl StateVisitor for RecoverVisitor<'_> {
     fn sink(&mut self, node: NodeId, sink: &mut dyn SinkEnd) {
-        let uid = self.shard.plan.uid(node);
-        let part = self.shard.restored.as_deref().and_then(|manifest| {
-            let part = manifest.parts.iter().find(|part| part.shard == self.shard.shard)?;
-            part.operators.iter().find(|operator| operator.uid == uid)
-        });
-        let committables = part.map_or(Vec::new(), |part| part.committables.clone());
+        let (uid, shards) = (self.shard.plan.uid(node), self.shard.config.shards);
+        let mut committables = Vec::new();
+        if let Some(manifest) = self.shard.restored.as_deref() {
+            sink.restored(manifest.epoch);
+            // Of shards that are no more, too: each is looked after by one of those there are.
+            let ours = manifest.parts.iter().filter(|part| part.shard % shards == self.shard.shard);
+            let operators = ours.flat_map(|part| &part.operators).filter(|operator| operator.uid == uid);
+            committables.extend(operators.flat_map(|operator| operator.committables.iter().cloned()));
+        }
         self.slots.push((node, self.shard.io.spawn(sink.recover(committables))));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use millstream::{CheckpointFigures, StateBacking};
+use millstream_state::How;
 use serde_json::{Value, json};
 
 use super::figures::{P50_P999, checkpoint_line, checkpoints_json, four, quantiles};
@@ -289,16 +290,16 @@ fn readable(plan: &StateRun, outcome: &StateOutcome, used: &Usage, limit: Option
     }
     let (most, loaded) = (decimals(used.rss_mb, 0), decimals(outcome.rss_loaded_mb, 0));
     report.line("memory", format!("{most} MiB at most, {loaded} after the load, {} major faults", used.major_faults));
-    if job.restored_epoch > 0 {
-        let restored = &job.measured.restored;
+    if let Some(restored) = &job.restored {
         report.line(
             "restored",
             format!(
-                "epoch {} in {} s: {} read, {} pages",
+                "epoch {} in {} s, {}: {} read, {} pages",
                 job.restored_epoch,
-                decimals(job.start_elapsed.as_secs_f64(), 3),
-                bytes(restored.bytes_read),
-                count(restored.pages)
+                decimals(restored.took.as_secs_f64(), 3),
+                how(&restored.state.how),
+                bytes(restored.state.bytes_read),
+                count(restored.state.pages as u64)
             ),
         );
     }
@@ -370,13 +371,17 @@ fn as_json(
             "bytes_last": disk.bytes_last,
         })),
         "state_bytes": job.measured.state_bytes,
-        "restore": (job.restored_epoch > 0).then(|| json!({
+        "restore": job.restored.as_ref().map(|restored| json!({
             "epoch": job.restored_epoch,
-            "seconds": job.start_elapsed.as_secs_f64(),
-            "tables_s": job.measured.restored.took_us as f64 / 1e6,
-            "bytes_read": job.measured.restored.bytes_read,
-            "pages": job.measured.restored.pages,
-            "entries": job.measured.restored.entries,
+            "how": how(&restored.state.how),
+            "seconds": restored.took.as_secs_f64(),
+            "tables_s": job.measured.restore_us as f64 / 1e6,
+            "bytes_read": restored.state.bytes_read,
+            "pages": restored.state.pages,
+            "entries": restored.state.entries,
+            "shards_before": restored.shards_before,
+            "pages_moved": restored.state.pages_moved,
+            "entries_moved": restored.state.entries_moved,
         })),
         "major_faults": used.major_faults,
         "cpu_s": used.cpu_s,
@@ -388,4 +393,12 @@ fn as_json(
         })),
         "guarantee": job.guarantee,
     })
+}
+
+/// Where a restore had the pages from, in one word.
+fn how(how: &How) -> &'static str {
+    match how {
+        How::Fast { .. } => "fast",
+        How::Full { .. } => "full",
+    }
 }

@@ -323,8 +323,9 @@ impl World {
                 config: config.clone(),
                 store: Some(self.store.clone()),
                 restored: restored.clone(),
+                taken: Cell::default(),
                 edges: std::mem::take(&mut laid[shard]),
-                restores: Cell::default(),
+                taken_us: Cell::default(),
             };
             let (script, graph) = self.describe(Flow::new(Graph::new(Some(site))), shard, positions[shard]);
             assert!(graph.error.is_none(), "{}", graph.error.unwrap());
@@ -432,8 +433,6 @@ impl World {
             shard.tasks.iter_mut().for_each(|task| task.states(&mut verdict));
         }
         if ends == Ends::Crash {
-            let operators = parts.iter().flat_map(|part| &part.operators);
-            self.late += operators.filter_map(|operator| operator.blob["late"].as_u64()).sum::<u64>();
             let plan = &self.shards[0].plan;
             let manifest = Manifest {
                 format_version: FORMAT_VERSION,
