@@ -46,6 +46,7 @@
 
 pub mod time;
 pub mod job;
+pub mod state;
 pub mod road;
 pub mod epoch;
 pub mod run;
@@ -54,7 +55,7 @@ pub use job::config::{Config, RestartStrategy};
 pub use job::flow::{Flow, Job};
 pub use job::keyed::{KeyedStream, WindowedStream};
 pub use job::stream::Stream;
-pub use millstream_macros::event;
+pub use millstream_macros::{KeyedState, event};
 pub use millstream_state::{Both, Epoch, Fixed, Key, Text, schema};
 pub use road::aggregate::{Aggregate, Avg, Count, Max, Min, Number, Sum};
 pub use road::chain::Chain;

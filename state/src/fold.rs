@@ -65,6 +65,40 @@ impl<K: Key, V: Fixed> Table<K, V> {
         Ok(())
     }
 
+    /// The value of a key, to be changed where it lies. It counts as changed at once: it must not be held over a barrier.
+    pub fn get_mut(&mut self, namespace: Namespace, key: &K) -> Option<&mut V> {
+        let (page, line, slot) = self.find(namespace, key)?;
+        self.pages.mark(page, const { Self::GEOMETRY }.bucket_mask(line));
+        let bucket = self.pages.segment.page_mut(page)[line * LINE_BYTES..].as_mut_ptr();
+        // SAFETY: a taken slot holds a valid value, aligned by the geometry; it is of this table's pages, and nobody else
+        // reads or writes those while the table is borrowed exclusively.
+        Some(unsafe { &mut *value_in::<K, V>(bucket, slot) })
+    }
+
+    /// As [`get_mut`](Table::get_mut), of a value that is `init()` where there was none.
+    ///
+    /// # Errors
+    /// When the store is full.
+    pub fn get_mut_or(&mut self, namespace: Namespace, key: &K, init: impl Fn() -> V) -> Result<&mut V, StateError> {
+        if self.find(namespace, key).is_none() {
+            self.update(namespace, key, init, |_| ())?;
+        }
+        Ok(self.get_mut(namespace, key).expect("it was found or put there"))
+    }
+
+    /// Asks for the lines where searches for these hashes begin, ahead of them; where no cache holds the namespace.
+    pub fn prefetch(&self, namespace: Namespace, hashes: &[u64]) {
+        let Some(space) = self.space(namespace) else { return };
+        if space.pages.len() * PAGE_BYTES <= AHEAD_FROM_BYTES || space.directory()[0] == NO_PAGE {
+            return;
+        }
+        let road = Road::of(&self.pages, space);
+        for &hash in hashes {
+            // SAFETY: the directory is not changed while the table is borrowed.
+            road.prefetch::<K, V>(unsafe { road.page_of(hash) }, hash);
+        }
+    }
+
     /// One pass, for what the cache holds.
     #[inline(always)]
     fn fold_near<Q: Borrow<K>>(
@@ -317,6 +351,9 @@ impl<K: Key, V: Fixed> Table<K, V> {
         let state = self.state;
         let mut descriptor = self.pages.segment.descriptors.get(page);
         let Descriptor { namespace, prefix: lower, depth, .. } = descriptor;
+        if self.pages.narrow(page) {
+            return Ok(());
+        }
         let bit = 1u64 << (63 - depth);
         let sibling = self.pages.hand_out(state, namespace, lower | bit, depth + 1, Kind::Flat);
         let sibling = sibling.ok_or_else(|| self.full())?;
@@ -547,7 +584,7 @@ impl Road {
 
 /// Asks the memory for a line, to be there some rows later.
 #[inline(always)]
-fn prefetch_line(line: *mut u8) {
+pub(crate) fn prefetch_line(line: *mut u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that a program could see, wherever it points.
     unsafe {

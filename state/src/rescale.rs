@@ -78,10 +78,12 @@ impl PageStore {
         Ok(())
     }
 
-    /// The number of the state that takes a stored one's entries.
+    /// The number of the state that takes a stored one's entries: the one of its name, or else the one that was called so.
     fn place_of(&self, stored: &StatePart) -> Result<u16, RestoreError> {
         let operator = &self.pages.config.operator;
-        let place = self.pages.states.iter().position(|state| state.part.name == stored.name);
+        let states = &self.pages.states;
+        let place = states.iter().position(|state| state.part.name == stored.name);
+        let place = place.or_else(|| states.iter().position(|state| state.was.as_ref() == Some(&stored.name)));
         let Some(place) = place else {
             return Err(RestoreError::Dropped { operator: operator.clone(), state: stored.name.clone() });
         };

@@ -22,8 +22,8 @@ use crate::time::Timestamp;
 #[must_use = "a stream that no sink ends does nothing"]
 #[derive(Debug)]
 pub struct KeyedStream<C, G> {
-    stream: Stream<C>,
-    key: G,
+    pub(super) stream: Stream<C>,
+    pub(super) key: G,
 }
 
 impl<C: Chain, G: Keying<C::Out>> KeyedStream<C, G> {
@@ -55,11 +55,7 @@ impl<C: Chain, G: Keying<C::Out>> WindowedStream<C, G> {
         let detail = format!("{window:?} {} -> {}", type_name::<G::Key>(), type_name::<A::Acc>());
         let node = stream.flow.node("window", detail, Some(stream.node));
         let flow: Flow = stream.flow;
-        let edge = {
-            let plan = &mut flow.graph().plan;
-            plan.edges += 1;
-            plan.edges - 1
-        };
+        let edge = flow.edge();
         let chain = WindowAggregate { upstream: stream.chain, key, aggregate, panes: window.panes(), node, edge };
         Stream { chain, flow, node }
     }

@@ -14,6 +14,7 @@ pub(crate) mod combine;
 pub(crate) mod exchange;
 pub(crate) mod merge;
 pub mod window;
+pub mod stateful;
 pub mod sink;
 #[cfg(test)]
 mod trial;
