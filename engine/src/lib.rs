@@ -44,6 +44,9 @@
 //! **What is deliberately not here.** This crate opens no file and no socket of its own: pages and checkpoints are
 //! `millstream-state`'s, buffers and rings `millstream-network`'s, the outside world the connectors'.
 
+#[cfg(test)]
+extern crate self as millstream; // the macros speak of us by this name
+
 pub mod time;
 pub mod job;
 pub mod state;

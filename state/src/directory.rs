@@ -14,14 +14,18 @@
 //! A directory is never stored: every page's descriptor says which prefix is its own, and a restore puts the pages back
 //! where they say they belong.
 
-use crate::hash::{HashRange, PREFIX_BITS, prefix_of_depth};
+use crate::hash::{HashRange, PREFIX_BITS, SHARD_BITS, prefix_of_depth};
 use crate::segment::{Descriptor, NO_PAGE};
 
 /// Entries a directory may have without asking how many pages there are, and entries per page beyond that. Hashes that
 /// agree in many bits, by bad luck or by malice, would otherwise double it until memory ends; where it may not grow, full
 /// pages get successors instead, and searches there go from page to page.
-const ENTRIES_FREE: usize = 64;
-const ENTRIES_PER_PAGE: usize = 64;
+///
+/// All that is kept under one key agrees in the 12 bits that choose the shard. So that a key's map or list may fill any
+/// number of pages, each of them may take a directory of all 4096 values of those bits, twice for each half that is fuller
+/// than the other.
+const ENTRIES_FREE: usize = 1 << (SHARD_BITS + 1);
+const ENTRIES_PER_PAGE: usize = 1 << (SHARD_BITS + 2);
 
 /// One namespace: its directory and its pages.
 pub(crate) struct Space {

@@ -24,6 +24,8 @@ mod entries;
 mod kept;
 mod list;
 mod map;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use aggregating::{Aggregating, Greatest, Least, Reduce, Reducing, Total};
