@@ -12,7 +12,7 @@
 
 use std::borrow::Borrow;
 
-use crate::directory::{Space, entry_of};
+use crate::directory::{Space, entry_of, is_below};
 use crate::dirty::Pages;
 use crate::fixed::bytes_of;
 use crate::page::{Geometry, empty_slots, has_empty_slot, is_zero, key_in, slots_with, value_in};
@@ -508,6 +508,7 @@ struct Copied([u8; PAGE_BYTES]);
 struct Road {
     pages: *mut u8,
     masks: *mut u64,
+    space: *const Space,
     directory: *const u32,
     shift: u32,
     base: u64,
@@ -520,6 +521,7 @@ impl Road {
         Road {
             pages: pages.segment.pages_start(),
             masks: pages.segment.masks.start(),
+            space,
             directory: space.directory().as_ptr(),
             shift: space.shift(),
             base: space.base(),
@@ -534,7 +536,16 @@ impl Road {
     #[inline(always)]
     unsafe fn page_of(&self, hash: u64) -> u32 {
         // SAFETY: the entry is at most the last one.
-        unsafe { *self.directory.add(entry_of(hash, self.shift, self.base, self.last)) }
+        let entry = unsafe { *self.directory.add(entry_of(hash, self.shift, self.base, self.last)) };
+        if is_below(entry) { self.follow(entry, hash) } else { entry }
+    }
+
+    /// Where a hash agrees with others in many bits.
+    #[cold]
+    #[inline(never)]
+    fn follow(&self, entry: u32, hash: u64) -> u32 {
+        // SAFETY: the namespace is where it was when the road was taken from it: what adds or drops one ends the loop.
+        unsafe { &*self.space }.follow(entry, hash)
     }
 
     #[inline(always)]
