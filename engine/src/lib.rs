@@ -44,8 +44,12 @@
 //! **What is deliberately not here.** This crate opens no file and no socket of its own: pages and checkpoints are
 //! `millstream-state`'s, buffers and rings `millstream-network`'s, the outside world the connectors'.
 
+#[cfg(test)]
+extern crate self as millstream; // the macros speak of us by this name
+
 pub mod time;
 pub mod job;
+pub mod state;
 pub mod road;
 pub mod epoch;
 pub mod run;
@@ -54,7 +58,7 @@ pub use job::config::{Config, RestartStrategy, StateBacking};
 pub use job::flow::{Flow, Job};
 pub use job::keyed::{KeyedStream, WindowedStream};
 pub use job::stream::Stream;
-pub use millstream_macros::event;
+pub use millstream_macros::{KeyedState, event};
 pub use millstream_state::{Both, Epoch, Fixed, Key, Patience, SnapshotSize, StoreConfig, Text, schema};
 pub use road::aggregate::{Aggregate, Avg, Count, Max, Min, Number, Sum};
 pub use road::chain::Chain;

@@ -75,6 +75,16 @@ fn sensors_closes_every_minute_with_all_its_readings() {
 }
 
 #[test]
+fn cards_tells_of_the_two_that_are_not_used_as_ever() {
+    let printed = run(env!("CARGO_BIN_EXE_cards"), None);
+    let stolen = line(&printed, "card 7:");
+    assert!(stolen.starts_with("card 7: five payments in a minute; ") && stolen.contains(" in 4 shops"), "{stolen}");
+    let car = line(&printed, "card 9:");
+    assert!(car.starts_with("card 9: 1900000 cents at the car dealer, ten times its mean; "), "{car}");
+    assert!(printed.contains("2 alerts"), "{printed}");
+}
+
+#[test]
 fn sales_survives_its_own_panic_and_a_second_start() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let printed = run(SALES, Some(dir.path()));

@@ -12,7 +12,7 @@
 
 use std::borrow::Borrow;
 
-use crate::directory::{Space, entry_of};
+use crate::directory::{Space, entry_of, is_below};
 use crate::dirty::Pages;
 use crate::fixed::bytes_of;
 use crate::page::{Geometry, empty_slots, has_empty_slot, is_zero, key_in, slots_with, value_in};
@@ -63,6 +63,40 @@ impl<K: Key, V: Fixed> Table<K, V> {
             };
         }
         Ok(())
+    }
+
+    /// The value of a key, to be changed where it lies. It counts as changed at once: it must not be held over a barrier.
+    pub fn get_mut(&mut self, namespace: Namespace, key: &K) -> Option<&mut V> {
+        let (page, line, slot) = self.find(namespace, key)?;
+        self.pages.mark(page, const { Self::GEOMETRY }.bucket_mask(line));
+        let bucket = self.pages.segment.page_mut(page)[line * LINE_BYTES..].as_mut_ptr();
+        // SAFETY: a taken slot holds a valid value, aligned by the geometry; it is of this table's pages, and nobody else
+        // reads or writes those while the table is borrowed exclusively.
+        Some(unsafe { &mut *value_in::<K, V>(bucket, slot) })
+    }
+
+    /// As [`get_mut`](Table::get_mut), of a value that is `init()` where there was none.
+    ///
+    /// # Errors
+    /// When the store is full.
+    pub fn get_mut_or(&mut self, namespace: Namespace, key: &K, init: impl Fn() -> V) -> Result<&mut V, StateError> {
+        if self.find(namespace, key).is_none() {
+            self.update(namespace, key, init, |_| ())?;
+        }
+        Ok(self.get_mut(namespace, key).expect("it was found or put there"))
+    }
+
+    /// Asks for the lines where searches for these hashes begin, ahead of them; where no cache holds the namespace.
+    pub fn prefetch(&self, namespace: Namespace, hashes: &[u64]) {
+        let Some(space) = self.space(namespace) else { return };
+        if space.pages.len() * PAGE_BYTES <= AHEAD_FROM_BYTES || space.directory()[0] == NO_PAGE {
+            return;
+        }
+        let road = Road::of(&self.pages, space);
+        for &hash in hashes {
+            // SAFETY: the directory is not changed while the table is borrowed.
+            road.prefetch::<K, V>(unsafe { road.page_of(hash) }, hash);
+        }
     }
 
     /// One pass, for what the cache holds.
@@ -474,6 +508,7 @@ struct Copied([u8; PAGE_BYTES]);
 struct Road {
     pages: *mut u8,
     masks: *mut u64,
+    space: *const Space,
     directory: *const u32,
     shift: u32,
     base: u64,
@@ -486,6 +521,7 @@ impl Road {
         Road {
             pages: pages.segment.pages_start(),
             masks: pages.segment.masks.start(),
+            space,
             directory: space.directory().as_ptr(),
             shift: space.shift(),
             base: space.base(),
@@ -500,7 +536,16 @@ impl Road {
     #[inline(always)]
     unsafe fn page_of(&self, hash: u64) -> u32 {
         // SAFETY: the entry is at most the last one.
-        unsafe { *self.directory.add(entry_of(hash, self.shift, self.base, self.last)) }
+        let entry = unsafe { *self.directory.add(entry_of(hash, self.shift, self.base, self.last)) };
+        if is_below(entry) { self.follow(entry, hash) } else { entry }
+    }
+
+    /// Where a hash agrees with others in many bits.
+    #[cold]
+    #[inline(never)]
+    fn follow(&self, entry: u32, hash: u64) -> u32 {
+        // SAFETY: the namespace is where it was when the road was taken from it: what adds or drops one ends the loop.
+        unsafe { &*self.space }.follow(entry, hash)
     }
 
     #[inline(always)]
@@ -550,7 +595,7 @@ impl Road {
 
 /// Asks the memory for a line, to be there some rows later.
 #[inline(always)]
-fn prefetch_line(line: *mut u8) {
+pub(crate) fn prefetch_line(line: *mut u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that a program could see, wherever it points.
     unsafe {

@@ -112,6 +112,14 @@ pub const fn integer(number: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
+/// The hash of a part of what is kept under a key: in the shard of the key, anywhere within its 4096th of the hash space.
+#[inline(always)]
+#[must_use]
+pub const fn part(key: u64, part: u64) -> u64 {
+    let slice = key >> (64 - SHARD_BITS) << (64 - SHARD_BITS);
+    slice | integer(part ^ key.rotate_left(32)) >> SHARD_BITS
+}
+
 /// Hashes bytes: rapidhash, third version, its published default secret. The length is hashed with them.
 #[inline(always)]
 #[must_use]
@@ -133,6 +141,7 @@ mod tests {
     fn the_hash_is_a_format() {
         assert_eq!(integer(0), 0xE184_8576_4BA0_3644);
         assert_eq!(integer(u64::MAX), 0xEE36_7141_4457_3794);
+        assert_eq!(part(integer(0), integer(1)) >> 52, integer(0) >> 52);
         assert_eq!(bytes(b""), 0x0338_DC4B_E2CE_CDAE);
         assert_eq!(bytes(b"campaign"), 0xD6F3_6C7E_ABCF_959C);
         assert_eq!(bytes(b"3c0a9c9e-54a5-4c8a-9b7a-0f0f4c2b7a11"), 0xBCF7_21E9_BDB1_0220);

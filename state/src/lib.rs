@@ -30,6 +30,7 @@ mod key;
 mod manifest;
 mod page;
 mod page_store;
+mod within;
 mod rescale;
 mod residence;
 mod restore;
@@ -59,15 +60,16 @@ pub use residence::{major_faults_of_thread, memory_bytes_max};
 pub use restore::{How, RestoreError, Restored};
 pub use segment::{LINE_BYTES, PAGE_BYTES};
 pub use shape::{EntryBytes, LayoutPart, StatePart};
-pub use slotted_table::SlottedTable;
+pub use slotted_table::{Seen, SlottedTable};
 pub use snapshot::{BLOCK_BYTES, CHUNK_BYTES, Chunk, FileRef};
 pub use store::{
     DiskFault, DiskOperation, Listed, Newest, Patience, RETAINED_DEFAULT, Reader, Rejected, RejectedWhy, Store,
     StoreConfig, StoreError, Writing,
 };
-pub use stored::{AsArchived, SlotKey, Stored};
+pub use stored::{AsArchived, AsKey, SlotKey, Stored};
 pub use table::{Namespace, ScanCursor, StateError, Table, TableBytes, TableConfig};
 pub use text::{Text, TextError};
+pub use within::{SlotWithin, SlotWithinRef, SubKey, Within};
 
 /// The stretch of a stream between two barriers, counted from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]

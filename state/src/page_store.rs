@@ -140,8 +140,18 @@ impl PageStore {
         );
         let number = u16::try_from(pages.states.len()).expect("an operator has fewer than 65,536 states");
         pages.header.states.push(part.clone());
-        pages.states.push(State { part, layout, ways, spaces: Vec::new(), expected: 0 });
+        pages.states.push(State { part, was: None, layout, ways, spaces: Vec::new(), expected: 0 });
         number
+    }
+
+    /// Has the state `name`, which is declared, take what checkpoints hold under `was`: what it was called before.
+    ///
+    /// # Panics
+    /// If there is no such state.
+    pub fn renamed(&self, name: &str, was: &str) {
+        let mut pages = self.pages.clone();
+        let state = pages.states.iter_mut().find(|state| state.part.name == name);
+        state.expect("a state is declared before it says what it was called").was = Some(was.to_owned());
     }
 
     /// What it keeps, for a manifest.

@@ -16,7 +16,6 @@ use std::convert::Infallible;
 use rkyv::util::AlignedVec;
 
 use crate::backing::Backing;
-use crate::directory::may_have_depth;
 use crate::dirty::Pages;
 use crate::hash::HashRange;
 use crate::manifest::TablePart;
@@ -112,10 +111,12 @@ impl PageStore {
         Ok(())
     }
 
-    /// The number of the state that takes a stored one's entries.
+    /// The number of the state that takes a stored one's entries: the one of its name, or else the one that was called so.
     fn place_of(&self, stored: &StatePart) -> Result<u16, RestoreError> {
         let operator = &self.pages.config.operator;
-        let place = self.pages.states.iter().position(|state| state.part.name == stored.name);
+        let states = &self.pages.states;
+        let place = states.iter().position(|state| state.part.name == stored.name);
+        let place = place.or_else(|| states.iter().position(|state| state.was.as_ref() == Some(&stored.name)));
         let Some(place) = place else {
             return Err(RestoreError::Dropped { operator: operator.clone(), state: stored.name.clone() });
         };
@@ -139,7 +140,6 @@ pub(crate) fn restore(store: &mut PageStore, from: &Store, parts: &[TablePart]) 
         let places = part.states.iter().map(|stored| store.place_of(stored)).collect::<Result<Vec<_>, _>>()?;
         take_over(store, &old, part.range, &places, &mut pending)?;
     }
-    take_out_the_deep(store, &mut pending);
     restored.pages_moved = store.pages.in_use as usize;
     restored.entries_moved = pending.len();
     store.adopt_taken_over(&mut restored)?;
@@ -216,37 +216,6 @@ fn take_over(
         })?;
     }
     Ok(())
-}
-
-/// Has the entries of pages put in one by one that are deeper than the store's directory may be: where a shard of many
-/// had a few keys, its pages own little of the hash space, and one page of a wide stretch would ask for a directory of
-/// thousands of entries.
-fn take_out_the_deep(store: &mut PageStore, pending: &mut Vec<Pending>) {
-    let range = store.range();
-    let pages = &mut *store.pages;
-    let in_use = |page: &u32| pages.segment.descriptors.get(*page).kind != Kind::Free;
-    let mut taken: Vec<(u16, i64, u8, u32)> = (0..pages.handed_out)
-        .filter(in_use)
-        .map(|page| {
-            let Descriptor { state, namespace, depth, .. } = pages.segment.descriptors.get(page);
-            (state, namespace, depth, page)
-        })
-        .collect();
-    taken.sort_unstable();
-    for of_space in taken.chunk_by(|one, other| (one.0, one.1) == (other.0, other.1)) {
-        let mut kept = of_space.len();
-        while kept > 0 && !may_have_depth(of_space[kept - 1].2, range, kept) {
-            kept -= 1;
-        }
-        for &(state, _, _, page) in &of_space[kept..] {
-            let all: Result<(), Infallible> = pages.entries_of(page, |entry| {
-                pending.push(Pending::of(state, entry));
-                Ok(())
-            });
-            let Ok(()) = all;
-            pages.give_up(page);
-        }
-    }
 }
 
 impl PageStore {

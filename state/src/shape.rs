@@ -172,6 +172,8 @@ impl Pages {
 /// One state of a store.
 pub(crate) struct State {
     pub(crate) part: StatePart,
+    /// What older checkpoints call it.
+    pub(crate) was: Option<String>,
     pub(crate) layout: Layout,
     pub(crate) ways: Ways,
     /// Ascending by namespace.

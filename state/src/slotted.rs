@@ -279,6 +279,11 @@ pub(crate) fn overwrite(body: &mut Body, cell: &Cell, content: Content<'_>, expi
     }
 }
 
+/// Has an entry end at another time.
+pub(crate) fn restamp(body: &mut Body, cell: &Cell, expires_ms: i64) {
+    body[cell.at + 8..cell.at + 16].copy_from_slice(&expires_ms.to_le_bytes());
+}
+
 /// The lines that [`remove`] would change.
 pub(crate) fn remove_lines(body: &Body, slot: usize) -> u64 {
     let slot_at = HEADER_BYTES + slot * SLOT_BYTES;

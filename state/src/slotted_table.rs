@@ -7,18 +7,20 @@
 #![expect(unsafe_code, reason = "bytes of this table's own pages are seen as its keys and values")]
 
 use std::marker::PhantomData;
+use std::ops::Deref;
 
 use rkyv::seal::Seal;
 use rkyv::util::AlignedVec;
 
 use crate::fixed::type_text;
+use crate::fold::{AHEAD_FROM_BYTES, prefetch_line};
 use crate::page_store::{PageStore, Shared};
 use crate::schema::Schema;
-use crate::segment::{Descriptor, Kind, NO_PAGE, PAGE_BYTES};
+use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES};
 use crate::shape::{Layout, LayoutPart, StatePart, Ways};
 use crate::slotted::{self, Body, Cell, Content, OVERFLOW_BYTES};
-use crate::stored::{SlotKey, Stored, archive, is_value, view};
-use crate::{Namespace, StateError};
+use crate::stored::{AsKey, SlotKey, Stored, archive, is_value, view};
+use crate::{Fixed, Namespace, StateError};
 
 /// State of any size per entry: `(namespace, key) → value`, in the pages of a [`PageStore`], values read in place in their
 /// archived form.
@@ -112,7 +114,7 @@ fn insert<K: SlotKey, V: Stored>(
     let mut table = SlottedTable::<K, V>::of(store, state);
     // SAFETY: the caller has proven the key and laid it on a multiple of 16.
     let hash = unsafe { K::hash_of(key) };
-    table.put_bytes(Namespace(namespace), hash, key, value, expires_ms)
+    table.put_bytes(Namespace(namespace), hash, key, value, expires_ms).map(drop)
 }
 
 /// Where an entry is.
@@ -184,8 +186,13 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
     }
 
     /// Shows the value of a key in place; a value longer than a page is put together first.
-    pub fn get<R>(&self, namespace: Namespace, key: &K, show: impl FnOnce(&V::Archived) -> R) -> Option<R> {
-        let place = key.with_bytes(|bytes| self.find(namespace, key.hash64(), bytes))?;
+    pub fn get<Q: AsKey<K> + ?Sized, R>(
+        &self,
+        namespace: Namespace,
+        key: &Q,
+        show: impl FnOnce(&V::Archived) -> R,
+    ) -> Option<R> {
+        let place = self.place_of(namespace, key)?;
         if self.is_over(&place.cell) {
             return None;
         }
@@ -193,10 +200,28 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
         Some(self.with_value(&place, |bytes| show(unsafe { view::<V>(bytes) })))
     }
 
+    fn place_of<Q: AsKey<K> + ?Sized>(&self, namespace: Namespace, key: &Q) -> Option<Place> {
+        key.with_key_bytes(|bytes| self.find(namespace, key.key_hash(), bytes))
+    }
+
+    /// The value of a key, to be held while the table is not changed: in place, or put together if it is longer than a page.
+    #[must_use]
+    pub fn look<Q: AsKey<K> + ?Sized>(&self, namespace: Namespace, key: &Q) -> Option<Seen<'_, V>> {
+        let place = self.place_of(namespace, key).filter(|place| !self.is_over(&place.cell))?;
+        let body = self.pages().segment.page(place.page);
+        Some(Seen(if place.cell.is_long {
+            Held::Gathered(self.gather(place.cell.first_overflow(body), place.cell.value_bytes))
+        } else {
+            // SAFETY: what a cell holds was archived here or proven, and lies on a multiple of 16; it is of this table's pages,
+            // and nobody writes to those while the table is borrowed.
+            Held::InPlace(unsafe { view::<V>(place.cell.value(body)) })
+        }))
+    }
+
     /// Whether there is a value of the key.
     #[must_use]
-    pub fn contains(&self, namespace: Namespace, key: &K) -> bool {
-        let place = key.with_bytes(|bytes| self.find(namespace, key.hash64(), bytes));
+    pub fn contains<Q: AsKey<K> + ?Sized>(&self, namespace: Namespace, key: &Q) -> bool {
+        let place = self.place_of(namespace, key);
         place.is_some_and(|place| !self.is_over(&place.cell))
     }
 
@@ -204,22 +229,28 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
     ///
     /// # Errors
     /// When the store is full, the key too long, or the value's own serialisation fails.
-    pub fn put(&mut self, namespace: Namespace, key: &K, value: &V) -> Result<(), StateError> {
-        self.put_until(namespace, key, value, 0)
+    pub fn put<Q: AsKey<K> + ?Sized>(&mut self, namespace: Namespace, key: &Q, value: &V) -> Result<(), StateError> {
+        self.put_until(namespace, key, value, 0).map(drop)
     }
 
-    /// As [`put`](SlottedTable::put), for an entry that ends at `expires_ms`; 0: never.
+    /// As [`put`](SlottedTable::put), for an entry that ends at `expires_ms`; 0: never. True if there was a value.
     ///
     /// # Errors
     /// As [`put`](SlottedTable::put).
-    pub fn put_until(&mut self, namespace: Namespace, key: &K, value: &V, expires_ms: i64) -> Result<(), StateError> {
+    pub fn put_until<Q: AsKey<K> + ?Sized>(
+        &mut self,
+        namespace: Namespace,
+        key: &Q,
+        value: &V,
+        expires_ms: i64,
+    ) -> Result<bool, StateError> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let archived = archive(value, &mut scratch).map_err(|source| StateError::Value {
             operator: self.pages().config.operator.clone(),
             what: source.to_string(),
         });
         let put = archived.and_then(|()| {
-            key.with_bytes(|bytes| self.put_bytes(namespace, key.hash64(), bytes, &scratch, expires_ms))
+            key.with_key_bytes(|bytes| self.put_bytes(namespace, key.key_hash(), bytes, &scratch, expires_ms))
         });
         self.scratch = scratch;
         put
@@ -227,8 +258,28 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
 
     /// Changes a value in place; false if there is none. What `change` may touch are fields of fixed size: rkyv's seal
     /// keeps it from everything else. The whole value counts as changed.
-    pub fn update(&mut self, namespace: Namespace, key: &K, change: impl FnOnce(Seal<'_, V::Archived>)) -> bool {
-        let Some(place) = key.with_bytes(|bytes| self.find(namespace, key.hash64(), bytes)) else { return false };
+    pub fn update<Q: AsKey<K> + ?Sized>(
+        &mut self,
+        namespace: Namespace,
+        key: &Q,
+        change: impl FnOnce(Seal<'_, V::Archived>),
+    ) -> bool {
+        let Some(place) = self.place_of(namespace, key) else { return false };
+        self.update_at(&place, place.cell.expires_ms, change)
+    }
+
+    /// As [`update`](SlottedTable::update), for an entry that from now on ends at `expires_ms`; 0: never.
+    pub fn update_until<Q: AsKey<K> + ?Sized>(
+        &mut self,
+        namespace: Namespace,
+        key: &Q,
+        expires_ms: i64,
+        change: impl FnOnce(Seal<'_, V::Archived>),
+    ) -> bool {
+        self.place_of(namespace, key).is_some_and(|place| self.update_at(&place, expires_ms, change))
+    }
+
+    fn update_at(&mut self, place: &Place, expires_ms: i64, change: impl FnOnce(Seal<'_, V::Archived>)) -> bool {
         if self.is_over(&place.cell) {
             return false;
         }
@@ -238,20 +289,65 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
             // SAFETY: a valid value's bytes, on a multiple of 16; the seal lets nothing change that would unmake it.
             change(unsafe { rkyv::access_unchecked_mut::<V::Archived>(&mut gathered) });
             self.fill_overflow(first, &gathered);
+            if expires_ms != place.cell.expires_ms {
+                self.pages_mut().mark(place.page, place.cell.value_lines());
+                slotted::restamp(self.pages_mut().segment.page_mut(place.page), &place.cell, expires_ms);
+            }
             return true;
         }
-        self.pages_mut().mark(place.page, place.cell.value_lines());
-        let body = self.pages_mut().segment.page_mut(place.page);
-        let value = &mut body[place.cell.value_at()..][..place.cell.value_bytes];
+        let value = self.value_mut(place, expires_ms);
         // SAFETY: as above, in a cell. No reference to the store's bookkeeping is held: `value` is of the mapping, and of a
         // page of this table, which is borrowed exclusively.
         change(unsafe { rkyv::access_unchecked_mut::<V::Archived>(value) });
         true
     }
 
+    /// The bytes of a value that is not long, marked as changed and ending at `expires_ms`.
+    fn value_mut(&mut self, place: &Place, expires_ms: i64) -> &mut [u8] {
+        self.pages_mut().mark(place.page, place.cell.value_lines());
+        let body = self.pages_mut().segment.page_mut(place.page);
+        slotted::restamp(body, &place.cell, expires_ms);
+        &mut body[place.cell.value_at()..][..place.cell.value_bytes]
+    }
+
+    /// Gives an entry another key, in place of what that one had; false if there is none. When it ends stays.
+    ///
+    /// # Errors
+    /// As [`put`](SlottedTable::put).
+    pub fn rename<Q: AsKey<K> + ?Sized>(&mut self, namespace: Namespace, from: &Q, to: &Q) -> Result<bool, StateError> {
+        let Some(place) = self.place_of(namespace, from) else { return Ok(false) };
+        if self.is_over(&place.cell) {
+            return Ok(false);
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        self.with_value(&place, |value| scratch.extend_from_slice(value));
+        self.take_out(namespace, &place);
+        let expires_ms = place.cell.expires_ms;
+        let put =
+            to.with_key_bytes(|bytes| self.put_bytes(namespace, to.key_hash(), bytes, &scratch, expires_ms).map(drop));
+        self.scratch = scratch;
+        put.map(|()| true)
+    }
+
+    /// Asks for the lines where searches for these hashes begin, ahead of them.
+    pub fn prefetch(&self, namespace: Namespace, hashes: &[u64]) {
+        let pages = self.pages();
+        let Some(at) = pages.find_space(self.state, namespace.0) else { return };
+        let space = pages.space(self.state, at);
+        if space.pages.len() * PAGE_BYTES <= AHEAD_FROM_BYTES || space.directory()[0] == NO_PAGE {
+            return;
+        }
+        for &hash in hashes {
+            let page = pages.segment.pages_start().wrapping_add(space.page_of(hash) as usize * PAGE_BYTES);
+            prefetch_line(page);
+            prefetch_line(page.wrapping_add(LINE_BYTES));
+        }
+    }
+
     /// Takes an entry out; false if there was none.
-    pub fn remove(&mut self, namespace: Namespace, key: &K) -> bool {
-        let Some(place) = key.with_bytes(|bytes| self.find(namespace, key.hash64(), bytes)) else { return false };
+    pub fn remove<Q: AsKey<K> + ?Sized>(&mut self, namespace: Namespace, key: &Q) -> bool {
+        let Some(place) = self.place_of(namespace, key) else { return false };
         let was_there = !self.is_over(&place.cell);
         self.take_out(namespace, &place);
         was_there
@@ -281,19 +377,21 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
         key: &[u8],
         value: &[u8],
         expires_ms: i64,
-    ) -> Result<(), StateError> {
+    ) -> Result<bool, StateError> {
         if key.len() > slotted::KEY_BYTES_MAX {
             let operator = self.pages().config.operator.clone();
             return Err(StateError::Key { operator, bytes: key.len(), bytes_max: slotted::KEY_BYTES_MAX });
         }
         let is_long = slotted::is_long(key.len(), value.len());
+        let mut was_there = false;
         if let Some(place) = self.find(namespace, hash, key) {
+            was_there = !self.is_over(&place.cell);
             let fits = !is_long && !place.cell.is_long;
             if fits && Content::Here(value).cell_bytes(key.len()) == place.cell.bytes() {
                 self.pages_mut().mark(place.page, place.cell.value_lines());
                 let body = self.pages_mut().segment.page_mut(place.page);
                 slotted::overwrite(body, &place.cell, Content::Here(value), expires_ms);
-                return Ok(());
+                return Ok(was_there);
             }
             if is_long && place.cell.is_long && chain_pages(place.cell.value_bytes) == chain_pages(value.len()) {
                 let first = place.cell.first_overflow(self.pages().segment.page(place.page));
@@ -301,7 +399,7 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
                 self.pages_mut().mark(place.page, place.cell.value_lines());
                 let body = self.pages_mut().segment.page_mut(place.page);
                 slotted::overwrite(body, &place.cell, Content::Long(value.len(), first), expires_ms);
-                return Ok(());
+                return Ok(was_there);
             }
             self.take_out(namespace, &place);
         }
@@ -321,7 +419,7 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
         pages.entry_bytes += bytes;
         let at = pages.find_space(state, namespace.0).expect("its page has room");
         pages.space_mut(state, at).len += 1;
-        Ok(())
+        Ok(was_there)
     }
 
     /// A page where a search for the hash comes by, with a free stretch for a cell.
@@ -513,6 +611,68 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
     #[must_use]
     pub fn store(&self) -> &PageStore {
         &self.store
+    }
+}
+
+impl<K: SlotKey, V: Stored + Fixed> SlottedTable<K, V> {
+    /// The longest value that always lies in its cell, whatever its key.
+    pub const FIXED_BYTES_MAX: usize = slotted::KEY_BYTES_MAX;
+
+    const IN_CELL: () = assert!(
+        size_of::<V>() <= Self::FIXED_BYTES_MAX && align_of::<V>() <= slotted::CELL_ALIGN,
+        "a fixed value in a slotted page has at most 1,984 bytes, aligned to 16: keep it in a Vec or a Box"
+    );
+
+    /// The value of a key, where it lies.
+    #[must_use]
+    pub fn get_ref<Q: AsKey<K> + ?Sized>(&self, namespace: Namespace, key: &Q) -> Option<&V> {
+        let () = const { (V::PROOF, Self::IN_CELL).1 };
+        let place = self.place_of(namespace, key).filter(|place| !self.is_over(&place.cell))?;
+        let value = place.cell.value(self.pages().segment.page(place.page));
+        // SAFETY: a valid value, whose archived form is its own memory, on a multiple of 16; as in `look`.
+        Some(unsafe { &*value.as_ptr().cast::<V>() })
+    }
+
+    /// The same to be changed, of an entry that from now on ends at `expires_ms`, 0: never; none: when it did. It counts as
+    /// changed at once: it must not be held over a barrier.
+    pub fn get_mut<Q: AsKey<K> + ?Sized>(
+        &mut self,
+        namespace: Namespace,
+        key: &Q,
+        expires_ms: Option<i64>,
+    ) -> Option<&mut V> {
+        let () = const { (V::PROOF, Self::IN_CELL).1 };
+        let place = self.place_of(namespace, key).filter(|place| !self.is_over(&place.cell))?;
+        let value = self.value_mut(&place, expires_ms.unwrap_or(place.cell.expires_ms));
+        // SAFETY: as in `get_ref`; the table is borrowed exclusively, and every bit of a fixed value may be written.
+        Some(unsafe { &mut *value.as_mut_ptr().cast::<V>() })
+    }
+}
+
+/// A value as [`SlottedTable::look`] shows it. It stands for `V::Archived`.
+pub struct Seen<'a, V: Stored>(Held<'a, V>);
+
+enum Held<'a, V: Stored> {
+    InPlace(&'a V::Archived),
+    Gathered(AlignedVec),
+}
+
+impl<V: Stored> Deref for Seen<'_, V> {
+    type Target = V::Archived;
+
+    #[inline]
+    fn deref(&self) -> &V::Archived {
+        match &self.0 {
+            Held::InPlace(value) => value,
+            // SAFETY: a valid value's bytes, gathered on a multiple of 16.
+            Held::Gathered(bytes) => unsafe { view::<V>(bytes) },
+        }
+    }
+}
+
+impl<V: Stored<Archived: std::fmt::Debug>> std::fmt::Debug for Seen<'_, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        (**self).fmt(f)
     }
 }
 

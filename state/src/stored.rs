@@ -129,6 +129,73 @@ impl SlotKey for Vec<u8> {
     }
 }
 
+/// What a key can be sought by: the key itself, or what it borrows as, a `str` for a `String`. Sealed, for the bytes that it
+/// shows become a key's where an entry is new.
+pub trait AsKey<K: SlotKey>: sealed::Sealed<K> {
+    /// The key's hash.
+    fn key_hash(&self) -> u64;
+
+    /// Shows the key's bytes.
+    fn with_key_bytes<R>(&self, show: impl FnOnce(&[u8]) -> R) -> R;
+}
+
+/// Who may say that its bytes are a key's.
+pub(crate) mod sealed {
+    pub trait Sealed<K> {}
+    impl<K> Sealed<K> for K {}
+    impl Sealed<String> for str {}
+    impl Sealed<String> for rkyv::string::ArchivedString {}
+    impl Sealed<Vec<u8>> for [u8] {}
+}
+
+impl<K: SlotKey> AsKey<K> for K {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        self.hash64()
+    }
+
+    #[inline]
+    fn with_key_bytes<R>(&self, show: impl FnOnce(&[u8]) -> R) -> R {
+        self.with_bytes(show)
+    }
+}
+
+impl AsKey<String> for str {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        hash::bytes(self.as_bytes())
+    }
+
+    #[inline]
+    fn with_key_bytes<R>(&self, show: impl FnOnce(&[u8]) -> R) -> R {
+        show(self.as_bytes())
+    }
+}
+
+impl AsKey<String> for rkyv::string::ArchivedString {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        self.as_str().key_hash()
+    }
+
+    #[inline]
+    fn with_key_bytes<R>(&self, show: impl FnOnce(&[u8]) -> R) -> R {
+        show(self.as_bytes())
+    }
+}
+
+impl AsKey<Vec<u8>> for [u8] {
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        hash::bytes(self)
+    }
+
+    #[inline]
+    fn with_key_bytes<R>(&self, show: impl FnOnce(&[u8]) -> R) -> R {
+        show(self)
+    }
+}
+
 /// A value that a slotted page can hold: whatever derives rkyv's traits, as `#[millstream::event]` has it do.
 ///
 /// It is kept in its archived form and read in place.

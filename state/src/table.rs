@@ -271,7 +271,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
     }
 
     /// The page, line and slot of a key's entry.
-    fn find(&self, namespace: Namespace, key: &K) -> Option<(u32, usize, usize)> {
+    pub(crate) fn find(&self, namespace: Namespace, key: &K) -> Option<(u32, usize, usize)> {
         let space = self.space(namespace)?;
         if is_zero(bytes_of(key)) {
             return (space.zero != NO_PAGE).then_some((space.zero, 0, 0));

@@ -44,7 +44,8 @@ type Contents = BTreeMap<(u8, i64, Vec<u8>), Vec<u8>>;
 
 impl States {
     fn new(range: HashRange) -> States {
-        let config = TableConfig { operator: "fuzzed".into(), shard: 0, bytes_max: 16 << 20, range };
+        let config =
+            TableConfig { operator: "fuzzed".into(), shard: 0, bytes_max: 16 << 20, range, ..TableConfig::default() };
         let store = PageStore::new(config).unwrap();
         let (numbers, mut names, mut blobs) = (store.table("numbers"), store.slotted("names"), store.slotted("blobs"));
         // Before any time there is, so that what is read is all that is there but what ends at the very first moment.
@@ -329,7 +330,8 @@ impl Fuzz {
     }
 
     fn try_part(&mut self, part: &TablePart, range: HashRange) {
-        let config = TableConfig { operator: "fuzzed".into(), shard: 0, bytes_max: 16 << 20, range };
+        let config =
+            TableConfig { operator: "fuzzed".into(), shard: 0, bytes_max: 16 << 20, range, ..TableConfig::default() };
         if let Ok((store, restored)) = PageStore::restore_unknown(config, &self.disk, part) {
             let mut entries = 0;
             let Ok(()) = store.entries(|_, _| {

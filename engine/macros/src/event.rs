@@ -1,8 +1,8 @@
 //! `#[millstream::event]`: archives a type, lays it out, describes it, makes it of older values, and maybe a key of it.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
-use syn::{Error, Item};
+use syn::{Error, Generics, Item, parse_quote};
 
 use crate::evolve::Evolving;
 
@@ -32,7 +32,26 @@ pub(crate) fn expand(arguments: &TokenStream, item: TokenStream) -> Result<Token
         _ => unreachable!("anything else was refused above"),
     };
     let (impl_generics, type_generics, bounds) = generics.split_for_impl();
-    let key = key.then(|| quote!(impl #impl_generics ::millstream::Key for #name #type_generics #bounds {}));
+    let key = key.then(|| {
+        let map_key = generics.params.is_empty().then(|| {
+            quote! {
+                #[automatically_derived]
+                impl ::millstream::state::MapKey for #name {
+                    fn with_sub<R>(
+                        view: &::millstream::state::View<'_, Self>,
+                        show: impl ::core::ops::FnOnce(::millstream::state::SubKey<'_, Self>) -> R,
+                    ) -> R {
+                        ::millstream::state::SubKey::with(*view, show)
+                    }
+                }
+            }
+        });
+        quote! {
+            impl #impl_generics ::millstream::Key for #name #type_generics #bounds {}
+            #map_key
+        }
+    });
+    let kept = kept(name, generics);
     let evolving = evolving.expand(name, generics);
     Ok(quote! {
         #[derive(::millstream::rkyv::Archive, ::millstream::rkyv::Serialize, ::millstream::rkyv::Deserialize)]
@@ -40,8 +59,41 @@ pub(crate) fn expand(arguments: &TokenStream, item: TokenStream) -> Result<Token
         #layout
         #item
         #evolving
+        #kept
         #key
     })
+}
+
+/// Says how it is kept as state: in place, if the compiler finds that it can be. That is decided of one type, not of all that a
+/// generic one may become: those are archived.
+fn kept(name: &Ident, generics: &Generics) -> TokenStream {
+    if generics.params.is_empty() {
+        return quote! {
+            #[automatically_derived]
+            impl ::millstream::state::Kept for #name {
+                type Form = <::millstream::state::Choose<
+                    {
+                        #[allow(unused_imports)]
+                        use ::millstream::state::ProbeOtherwise as _;
+                        ::millstream::state::Probe::<#name>::IS_FIXED
+                    },
+                > as ::millstream::state::Chosen>::Form;
+            }
+        };
+    }
+    let mut generics = generics.clone();
+    for parameter in generics.type_params_mut() {
+        parameter.bounds.push(parse_quote!(::millstream::schema::Described));
+        parameter.bounds.push(parse_quote!(::millstream::schema::FromValue));
+    }
+    generics.make_where_clause().predicates.push(parse_quote!(Self: ::millstream::state::Stored));
+    let (impl_generics, type_generics, bounds) = generics.split_for_impl();
+    quote! {
+        #[automatically_derived]
+        impl #impl_generics ::millstream::state::Kept for #name #type_generics #bounds {
+            type Form = ::millstream::state::Archived;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub(crate) fn expand(item: TokenStream) -> Result<TokenStream, Error> {
     let declared = states.iter().map(|(ident, handle, said)| {
         let (name, ttl_ms, was) = (ident.unraw().to_string(), option(said.ttl_ms), option(said.was.as_ref()));
         quote! {
-            #ident: <#handle as ::millstream::state::Handle>::declare(
+            #ident: <#handle as ::millstream::state::Handle>::declare::<__K>(
                 declare,
                 #name,
                 ::millstream::state::StateOptions { ttl_ms: #ttl_ms, was: #was },
@@ -45,7 +45,9 @@ pub(crate) fn expand(item: TokenStream) -> Result<TokenStream, Error> {
     Ok(quote! {
         #[automatically_derived]
         impl #impl_generics ::millstream::state::KeyedState for #name #type_generics #bounds {
-            fn declare(declare: &mut ::millstream::state::Declare<'_>) -> Self {
+            fn declare<__K: ::millstream::Key + ::millstream::schema::Described>(
+                declare: &mut ::millstream::state::Declare<'_, __K>,
+            ) -> Self {
                 Self { #(#declared),* }
             }
 
@@ -85,9 +87,11 @@ mod tests {
         let expected = quote! {
             #[automatically_derived]
             impl<T: Event> ::millstream::state::KeyedState for Account<T> where T: Copy {
-                fn declare(declare: &mut ::millstream::state::Declare<'_>) -> Self {
+                fn declare<__K: ::millstream::Key + ::millstream::schema::Described>(
+                    declare: &mut ::millstream::state::Declare<'_, __K>,
+                ) -> Self {
                     Self {
-                        balance: <Value<i64> as ::millstream::state::Handle>::declare(
+                        balance: <Value<i64> as ::millstream::state::Handle>::declare::<__K>(
                             declare,
                             "balance",
                             ::millstream::state::StateOptions {
@@ -95,7 +99,7 @@ mod tests {
                                 was: ::core::option::Option::None
                             },
                         ),
-                        history: <List<T> as ::millstream::state::Handle>::declare(
+                        history: <List<T> as ::millstream::state::Handle>::declare::<__K>(
                             declare,
                             "history",
                             ::millstream::state::StateOptions {
@@ -103,7 +107,7 @@ mod tests {
                                 was: ::core::option::Option::Some("transactions")
                             },
                         ),
-                        r#type: <Map<u64, u32> as ::millstream::state::Handle>::declare(
+                        r#type: <Map<u64, u32> as ::millstream::state::Handle>::declare::<__K>(
                             declare,
                             "type",
                             ::millstream::state::StateOptions {

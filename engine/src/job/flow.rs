@@ -200,17 +200,17 @@ impl Flow {
         self.graph.borrow_mut().plan.add(kind, detail, input)
     }
 
+    /// The number of a new edge.
+    pub(crate) fn edge(&self) -> u32 {
+        let edges = &mut self.graph().plan.edges;
+        *edges += 1;
+        *edges - 1
+    }
+
     pub(crate) fn sink_node(&self, detail: String, guarantee: Guarantee, input: Option<NodeId>) -> NodeId {
         let node = self.node("sink", detail, input);
         self.change(node, |node| node.guarantee = Some(guarantee));
         node
-    }
-
-    /// Names the next edge.
-    pub(crate) fn edge(&self) -> u32 {
-        let plan = &mut self.graph().plan;
-        plan.edges += 1;
-        plan.edges - 1
     }
 
     pub(crate) fn change(&self, node: NodeId, change: impl FnOnce(&mut Node)) {

@@ -32,6 +32,8 @@ pub(crate) struct Node {
     pub(crate) detail: String,
     pub(crate) name: Option<String>,
     pub(crate) input: Option<NodeId>,
+    /// The states it declares, in words; for people alone.
+    pub(crate) states: Vec<String>,
     /// A sink's promise.
     pub(crate) guarantee: Option<Guarantee>,
 }
@@ -45,7 +47,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn add(&mut self, kind: &'static str, detail: String, input: Option<NodeId>) -> NodeId {
-        self.nodes.push(Node { kind, detail, name: None, input, guarantee: None });
+        self.nodes.push(Node { kind, detail, name: None, input, states: Vec::new(), guarantee: None });
         NodeId(self.nodes.len() as u32 - 1)
     }
 
@@ -57,7 +59,8 @@ impl Plan {
 
     /// FNV-1a over the graph's text.
     pub(crate) fn fingerprint(&self) -> u64 {
-        self.to_string()
+        self.lines()
+            .concat()
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
     }
@@ -104,18 +107,24 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The graph's text, an operator a line.
+    fn lines(&self) -> Vec<String> {
+        let line = |index: usize, node: &Node| {
+            let detail = if node.detail.is_empty() { String::new() } else { format!(" {}", node.detail) };
+            let input = node.input.map_or(String::new(), |input| format!(" <- {}", self.uid(input)));
+            format!("{index:>3} {}: {}{detail}{input}\n", self.uid(NodeId(index as u32)), node.kind)
+        };
+        self.nodes.iter().enumerate().map(|(index, node)| line(index, node)).collect()
+    }
+}
+
+/// The graph's text, and the states below their operators.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, node) in self.nodes.iter().enumerate() {
-            let uid = self.uid(NodeId(index as u32));
-            write!(f, "{index:>3} {uid}: {}", node.kind)?;
-            if !node.detail.is_empty() {
-                write!(f, " {}", node.detail)?;
-            }
-            match node.input {
-                Some(input) => writeln!(f, " <- {}", self.uid(input))?,
-                None => writeln!(f)?,
-            }
+        for (line, node) in self.lines().iter().zip(&self.nodes) {
+            f.write_str(line)?;
+            node.states.iter().try_for_each(|state| writeln!(f, "      {state}"))?;
         }
         Ok(())
     }

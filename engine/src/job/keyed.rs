@@ -24,8 +24,8 @@ use crate::time::Timestamp;
 #[must_use = "a stream that no sink ends does nothing"]
 #[derive(Debug)]
 pub struct KeyedStream<C, G> {
-    stream: Stream<C>,
-    key: G,
+    pub(super) stream: Stream<C>,
+    pub(super) key: G,
 }
 
 impl<C: Chain, G: Keying<C::Out>> KeyedStream<C, G> {

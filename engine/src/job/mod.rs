@@ -3,4 +3,5 @@ pub mod config;
 pub mod flow;
 pub(crate) mod graph;
 pub mod keyed;
+pub mod stateful;
 pub mod stream;

@@ -16,6 +16,7 @@ pub(crate) mod exchange;
 pub(crate) mod merge;
 pub mod window;
 pub mod running;
+pub mod stateful;
 pub mod sink;
 #[cfg(test)]
 mod trial;

@@ -54,12 +54,14 @@ pub struct Reader {
 }
 
 /// What a table keeps as it is when it is a key: see [`SlotKey`](crate::SlotKey).
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Bare {
     /// A `String`: its text.
     Text,
     /// A `Vec<u8>`: its bytes.
     Bytes,
+    /// A key and one within it, end to end: see [`Within`](crate::Within).
+    Pair(Box<[Reader; 2]>),
 }
 
 impl Reader {
@@ -71,6 +73,10 @@ impl Reader {
         let bare = match schema {
             Schema::String => Some(Bare::Text),
             Schema::List(item) if **item == Schema::U8 => Some(Bare::Bytes),
+            Schema::Tuple(items) => match &items[..] {
+                [key, sub] => Some(Bare::Pair(Box::new([Reader::new(key)?, Reader::new(sub)?]))),
+                _ => None,
+            },
             _ => None,
         };
         Ok(Reader { shapes: Shapes::new(schema)?, bare })
@@ -110,14 +116,24 @@ impl Reader {
         self.read(bytes, root_at)
     }
 
-    /// Reads a key from the bytes that a table keeps of it: a `String` is its text and a `Vec<u8>` its bytes, any other key
-    /// is archived.
+    /// Reads a key from the bytes that a table keeps of it: a `String` is its text and a `Vec<u8>` its bytes, a tuple of two
+    /// is a key and one within it, any other key is archived.
     ///
     /// # Errors
     /// The bytes are no key of this schema.
     pub fn read_key(&self, bytes: &[u8]) -> Result<Value, ReadError> {
-        match self.bare {
+        match &self.bare {
             None => self.read_whole(bytes),
+            Some(Bare::Pair(pair)) => {
+                let [key, sub] = &**pair;
+                // In flat pages nothing lies between the two; in slotted ones the second begins on a multiple of 16.
+                let is_flat = sub.bare.is_none() && bytes.len() == key.root_bytes() + sub.root_bytes();
+                let sub_at = if is_flat { key.root_bytes() } else { key.root_bytes().next_multiple_of(16) };
+                let outside = || ReadError::at(bytes.len(), ReadWhy::Outside);
+                let first = bytes.get(..key.root_bytes()).ok_or_else(outside)?;
+                let second = bytes.get(sub_at..).ok_or_else(outside)?;
+                Ok(Value::List(vec![key.read_key(first)?, sub.read_key(second)?]))
+            }
             Some(Bare::Bytes) => Ok(Value::List(bytes.iter().map(|&byte| Value::Unsigned(byte.into())).collect())),
             Some(Bare::Text) => match std::str::from_utf8(bytes) {
                 Ok(text) => Ok(Value::Text(text.to_owned())),

@@ -244,6 +244,22 @@ fn a_key_is_read_from_what_a_table_keeps() {
 }
 
 #[test]
+fn a_key_within_a_key_is_read_from_what_a_table_keeps() {
+    use crate::{SlotWithin, SubKey, Within, bytes_of};
+    fn reader<S: Described>() -> Reader {
+        Reader::new(&Schema::Tuple(vec![<Text<5>>::schema(), S::schema()])).unwrap()
+    }
+    let key = Text::<5>::try_from("mill").unwrap();
+    let flat = SubKey::with(&7u32, |sub| Within::new(key, sub));
+    assert_eq!(reader::<u32>().read_key(bytes_of(&flat)).unwrap().to_string(), r#"["mill",7]"#);
+    let slotted = SlotWithin(key, 7u32).with_bytes(|bytes| reader::<u32>().read_key(bytes)).unwrap();
+    assert_eq!(slotted.to_string(), r#"["mill",7]"#);
+    let name = SlotWithin(key, "weir".to_owned()).with_bytes(|bytes| reader::<String>().read_key(bytes)).unwrap();
+    assert_eq!(name.to_string(), r#"["mill","weir"]"#);
+    assert!(reader::<u32>().read_key(&[0; 7]).is_err());
+}
+
+#[test]
 fn a_value_is_json_for_any_reader() {
     let json = |value: Value| value.to_string();
     assert_eq!(
