@@ -8,8 +8,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use millstream::{Job, JobReport};
-use millstream_state::Manifest;
+use millstream::{Count, Epoch, Job, JobError, JobReport, Timestamp, Tumbling, Watermarks, Windowed};
+use millstream_connectors::file::FileSink;
+use millstream_state::{Manifest, Store};
 use sales::{Once, Place, Sale, Sales, assert_same, job, oracle};
 
 /// Sales of one run. At the pace below it takes some 150 ms on one shard, and many checkpoints.
@@ -215,8 +216,13 @@ fn a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so() {
         }
         place.forget_output_after(before);
         damage();
+        let left = fs::read(&path).ok();
         let report = again(&place).run().unwrap();
         assert_eq!(report.restored_epoch, before, "{what}");
+        // The name of the one that is not believed is taken: what comes after goes on behind it, and nothing writes over it.
+        let went_on = place.epochs().into_iter().find(|epoch| *epoch > before && (left.is_none() || *epoch != newest));
+        assert_eq!(went_on, Some(if left.is_none() { before + 1 } else { newest + 1 }), "{what}");
+        assert!(left.is_none() || fs::read(&path).ok() == left, "{what}");
         assert_exact(&place, &report, what);
         let rejected = report.checkpoints.rejected.join("\n");
         assert!(rejected.contains(said) && rejected.is_empty() == said.is_empty(), "{what}: {rejected:?}");
@@ -236,4 +242,90 @@ fn output_that_is_ahead_of_the_checkpoint_is_never_written_twice() {
     let error = again(&place).run().unwrap_err().to_string();
     assert!(error.starts_with("sink \"sink-") && error.contains("part-"), "{error}");
     assert_eq!(place.contents(), before, "a refusal changes nothing");
+}
+
+/// Sales per number in one window that ends with the input: much state, and no output before the end.
+fn wide(place: &Place) -> Job {
+    let (source, out) = (Sales { pace: 400, ..Sales::of(SALES) }, place.out());
+    Job::new("wide", move |flow| {
+        flow.source(source.clone())
+            .event_time(|sale| Timestamp(sale.at_ms), Watermarks::monotonic())
+            .key_by(|sale| sale.number)
+            .window(Tumbling::of(Duration::from_secs(3600)))
+            .aggregate(Count)
+            .map(|row: &Windowed<u64, u64>| format!("{},{}", row.key, row.value))
+            .sink(FileSink::lines(&out, |line: &String, bytes: &mut Vec<u8>| bytes.extend_from_slice(line.as_bytes())));
+    })
+    .checkpoints(place.checkpoints(), Duration::from_millis(40))
+    .configure(|config| config.checkpoints_retained = 1_000)
+}
+
+#[test]
+fn damage_that_only_a_restore_finds_falls_back_as_well() {
+    let place = Place::new();
+    wide(&place).run().unwrap();
+    let lines = place.lines();
+    assert_eq!(lines.len() as u64, SALES);
+    let epochs = place.epochs();
+    let size_of = |name: &String| fs::metadata(place.checkpoints().join(name)).unwrap().len();
+    // A file of more than one chunk, which are 512 KiB: the last alone is proven before the restore.
+    let long = epochs.windows(2).rev().find_map(|pair| {
+        let old = files(&place.manifest(pair[0]));
+        let own = files(&place.manifest(pair[1])).into_iter().find(|name| !old.contains(name))?;
+        (size_of(&own) > 600 << 10).then_some((pair[0], pair[1], own))
+    });
+    let (before, damaged, own) = long.expect("a snapshot of more than a chunk");
+    for newer in epochs.iter().filter(|epoch| **epoch > damaged) {
+        fs::remove_file(place.manifest(*newer)).unwrap();
+    }
+    place.forget_output_after(before);
+    let path = place.checkpoints().join(own);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[1_000] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let report = wide(&place).run().unwrap();
+    assert_eq!(report.restored_epoch, before);
+    assert_same(&place.lines(), &lines, "damage in the middle of a file");
+    let rejected = report.checkpoints.rejected.join("\n");
+    assert!(rejected.contains("chunk 0 is damaged") && rejected.contains(&format!("epoch {damaged}")), "{rejected}");
+}
+
+#[test]
+fn what_attempts_have_left_is_swept_when_a_job_begins_and_not_when_it_is_refused() {
+    let place = Place::new();
+    let epochs = run_and_keep_all(&place);
+    let orphans =
+        ["epoch-9000000000-shard-0000-operator-1.snap", "manifest-00000000000000000009.json.1-2.next", "probe-1-2"];
+    let left = || orphans.map(|name| place.checkpoints().join(name).exists());
+    for name in orphans {
+        fs::write(place.checkpoints().join(name), b"half of it").unwrap();
+    }
+    let stranger = every_few_ms(job(Sales::of(SALES + 1), &place.out(), |_| {}, |_| {}), &place, 2, true);
+    assert!(stranger.run().is_err());
+    assert_eq!(left(), [true; 3]);
+    again(&place).run().unwrap();
+    assert_eq!(left(), [false; 3]);
+    let kept = |epoch: &u64| files(&place.manifest(*epoch)).iter().all(|name| place.checkpoints().join(name).exists());
+    assert!(epochs.iter().all(kept), "every file that a manifest names is there");
+}
+
+#[test]
+fn a_coordinator_that_was_replaced_ends_its_job() {
+    let place = Place::new();
+    let source = paced(2);
+    source.gate.store(SALES / 2, Ordering::Relaxed);
+    let running = keeping_all(&source, &place).start().unwrap();
+    while place.epochs().is_empty() {
+        std::thread::yield_now();
+    }
+    let store = Store::open(place.checkpoints()).unwrap();
+    let mut rival = store.newest().unwrap().manifest.unwrap();
+    rival.epoch = Epoch(rival.epoch.0 + 1_000);
+    store.publish(&rival).unwrap();
+    let error = running.wait().unwrap_err();
+    let JobError::Failed { cause, restarts: 0 } = &error else { panic!("{error}") };
+    assert!(cause.contains(&format!("another coordinator has committed epoch {}", rival.epoch.0)), "{cause}");
+    // The rival, or whoever follows, goes on from there.
+    source.gate.store(SALES, Ordering::Relaxed);
+    assert_eq!(store.newest().unwrap().manifest.unwrap().epoch, rival.epoch);
 }

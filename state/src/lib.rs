@@ -54,7 +54,10 @@ pub use segment::{LINE_BYTES, PAGE_BYTES};
 pub use shape::{EntryBytes, LayoutPart, StatePart};
 pub use slotted_table::SlottedTable;
 pub use snapshot::{BLOCK_BYTES, CHUNK_BYTES, Chunk, FileRef};
-pub use store::{DiskFault, DiskOperation, Newest, RETAINED_DEFAULT, Rejected, RejectedWhy, Store, StoreError};
+pub use store::{
+    DiskFault, DiskOperation, Listed, Newest, Patience, RETAINED_DEFAULT, Reader, Rejected, RejectedWhy, Store,
+    StoreConfig, StoreError, Writing,
+};
 pub use stored::{AsArchived, SlotKey, Stored};
 pub use table::{Namespace, ScanCursor, StateError, Table, TableBytes, TableConfig};
 pub use text::{Text, TextError};

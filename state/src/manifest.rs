@@ -1,4 +1,4 @@
-//! The manifest: what a checkpoint consists of. The rename that gives it its name is the checkpoint.
+//! The manifest: what a checkpoint consists of. Once it has its name, the checkpoint exists.
 //!
 //! ```text
 //! {                                            JSON, to be read with `less`

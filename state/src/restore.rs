@@ -4,9 +4,7 @@
 //! gone, is not touched by older records, so every line is written once, and a page for which no whole record turns up
 //! is noticed. Files are believed chunk by chunk; the pages they make up are then checked entry by entry: that keys and
 //! values are valid for their types, that every key is where a search would look for it, that the prefixes fit together.
-use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::chain::{Chain, SnapshotNumber};
@@ -236,9 +234,9 @@ fn read_file(
 ) -> Result<u64, RestoreError> {
     let path = store.path(&file.name);
     let read = |source| RestoreError::Read { path: path.clone(), source };
-    let mut opened = open_direct(&path).map_err(read)?;
+    let mut opened = store.reader(file).map_err(read)?;
     let damaged = |chunk, what: &str| RestoreError::Damaged { path: path.clone(), chunk, what: what.to_owned() };
-    if opened.metadata().map_err(read)?.len() != file.bytes {
+    if opened.len() != file.bytes {
         return Err(damaged(0, "the file is not as long as the manifest says"));
     }
     let mut states = Vec::new();
@@ -498,16 +496,6 @@ impl Pages {
             self.states[state as usize].spaces.push(space);
         }
         Ok(())
-    }
-}
-
-/// Opens a file for reads past the page cache, where its file system can: a restore reads each byte once, and half of the
-/// time of a cached read is the copy.
-fn open_direct(path: &Path) -> io::Result<File> {
-    let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path);
-    match direct {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => File::open(path),
-        other => other,
     }
 }
 

@@ -2,105 +2,15 @@
 //! disk does not do as it is told.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod clicks;
+
 use std::collections::HashSet;
 use std::fs::OpenOptions;
-use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use glommio::{LocalExecutorBuilder, Placement};
-use millstream_state::{
-    DiskFault, DiskOperation, Drained, Epoch, FORMAT_VERSION, FileRef, HashRange, Manifest, Namespace, OperatorPart,
-    Part, RestoreError, SnapshotFile, Store, StoreError, Table, TableConfig, TablePart,
-};
-
-const NS: Namespace = Namespace(-60_000);
-
-fn on_a_shard<T: 'static>(work: impl std::future::Future<Output = T> + 'static) -> T {
-    LocalExecutorBuilder::new(Placement::Unbound).io_memory(1 << 20).make().unwrap().run(work)
-}
-
-fn config() -> TableConfig {
-    TableConfig { operator: "clicks".into(), shard: 1, bytes_max: 64 << 20, ..TableConfig::default() }
-}
-
-fn add(table: &mut Table<u64, u64>, keys: std::ops::Range<u64>) {
-    let keys: Vec<u64> = keys.collect();
-    table.fold(NS, keys.len(), |row| keys[row], || 0, |value, _row| *value += 1).unwrap();
-}
-
-fn manifest(epoch: u64, files: Vec<FileRef>) -> Manifest {
-    let table = TablePart { name: "count".into(), range: HashRange::ALL, states: Vec::new(), files };
-    let operator = OperatorPart {
-        uid: "clicks".into(),
-        blob: serde_json::Value::Null,
-        tables: vec![table],
-        committables: Vec::new(),
-    };
-    Manifest {
-        format_version: FORMAT_VERSION,
-        job: "test".into(),
-        epoch: Epoch(epoch),
-        created_ms: 0,
-        graph_fingerprint: 1,
-        graph: "clicks".into(),
-        shards: 2,
-        parts: vec![Part { shard: 1, operators: vec![operator] }],
-    }
-}
-
-/// What the engine does at a barrier, without a road going on beside it.
-async fn checkpoint(table: &mut Table<u64, u64>, store: &Store, epoch: u64) -> Result<(), StoreError> {
-    table.freeze(Epoch(epoch));
-    let checkpointed = write(table, store, epoch).await;
-    match checkpointed {
-        Ok(file) => {
-            table.confirm(file);
-            Ok(())
-        }
-        Err(error) => {
-            table.abort();
-            Err(error)
-        }
-    }
-}
-
-async fn write(table: &mut Table<u64, u64>, store: &Store, epoch: u64) -> Result<Option<FileRef>, StoreError> {
-    let mut file: Option<SnapshotFile> = None;
-    loop {
-        let drained = table.drain(64 << 10);
-        while let Some(chunk) = table.take_chunk() {
-            let writing = match &mut file {
-                Some(writing) => writing,
-                None => file.insert(SnapshotFile::create(store, &format!("epoch-{epoch}-clicks-1")).await?),
-            };
-            let chunk = writing.write(chunk).await?;
-            table.give_back(chunk);
-        }
-        if drained == Drained::Done {
-            break;
-        }
-    }
-    let file = match file {
-        Some(file) => Some(file.finish().await?),
-        None => None,
-    };
-    store.publish(&manifest(epoch, table.chain(file.as_ref())))?;
-    Ok(file)
-}
-
-fn restore(store: &Store, manifest: &Manifest) -> Table<u64, u64> {
-    Table::restore(config(), store, &manifest.parts[0].operators[0].tables[0].files).unwrap().0
-}
-
-fn entries(table: &Table<u64, u64>) -> Vec<(u64, u64)> {
-    let mut entries = Vec::new();
-    table.scan(NS, |key, value| entries.push((*key, *value)));
-    entries.sort_unstable();
-    entries
-}
+use clicks::{NS, add, checkpoint, config, entries, manifest, on_a_shard, restore, whatever_fails, write};
+use millstream_state::{Epoch, FileRef, RestoreError, Store, Table, TableConfig};
 
 #[test]
 fn state_goes_to_disk_and_comes_back() {
@@ -154,58 +64,14 @@ fn a_name_that_is_taken_is_not_written_over() {
     assert_eq!(std::fs::read(store.path("epoch-1-clicks-1.snap")).unwrap(), b"of the first try");
 }
 
-/// Fails the operation number `nth` of those that come.
-fn fail_nth(nth: usize, count: &Arc<AtomicUsize>) -> DiskFault {
-    let count = Arc::clone(count);
-    Arc::new(move |operation: DiskOperation, _: &Path| {
-        if count.fetch_add(1, Ordering::Relaxed) == nth {
-            let number = if operation == DiskOperation::Write { libc::ENOSPC } else { libc::EIO };
-            return Err(io::Error::from_raw_os_error(number));
-        }
-        Ok(())
-    })
-}
-
 #[test]
 fn whatever_fails_the_checkpoint_before_stands_and_the_next_has_it_all() {
-    for nth in 0.. {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
-        let (asked, count) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let faulty = store.clone().with_fault(fail_nth(nth, &count));
-        let (on_shard, asked_on_shard) = (store.clone(), Arc::clone(&asked));
-        let failed = on_a_shard(async move {
-            let mut table = Table::new(config()).unwrap();
-            add(&mut table, 0..60_000);
-            checkpoint(&mut table, &on_shard, 1).await.unwrap();
-            let first = entries(&table);
-            add(&mut table, 0..100_000);
-
-            let failed = checkpoint(&mut table, &faulty, 2).await;
-            let newest = on_shard.newest().unwrap();
-            assert!(newest.rejected.is_empty());
-            let manifest = newest.manifest.unwrap();
-            if let Err(error) = &failed {
-                assert!(error.to_string().contains(on_shard.directory().to_str().unwrap()), "{error}");
-                assert_eq!(manifest.epoch, Epoch(1));
-                assert_eq!(entries(&restore(&on_shard, &manifest)), first);
-                asked_on_shard.fetch_add(1, Ordering::Relaxed);
-            } else {
-                assert_eq!(manifest.epoch, Epoch(2));
-            }
-
-            add(&mut table, 5..10);
-            checkpoint(&mut table, &on_shard, 3).await.unwrap();
-            let manifest = on_shard.newest().unwrap().manifest.unwrap();
-            assert_eq!((manifest.epoch, entries(&restore(&on_shard, &manifest))), (Epoch(3), entries(&table)));
-            failed.is_err()
-        });
-        store.retain(3).unwrap();
-        if !failed {
-            assert!(nth >= 9, "create, chunks, sync; create, write, sync, rename, sync: only {nth} operations");
-            return;
-        }
-    }
+    let directories = tempfile::tempdir().unwrap();
+    let count = AtomicUsize::new(0);
+    // List, create, chunks, sync; list, create, write, sync, link, sync.
+    whatever_fails(9, || {
+        Store::open(directories.path().join(count.fetch_add(1, Ordering::Relaxed).to_string())).unwrap()
+    });
 }
 
 #[test]
@@ -307,4 +173,98 @@ fn a_full_table_says_so_and_stays_whole() {
     assert!(error.contains("operator 'clicks' on shard 1") && error.contains("limit of 65536 bytes"), "{error}");
     let held = entries(&table);
     assert!(held.len() > 1500 && held.iter().all(|&(_, value)| value == 1), "{} entries", held.len());
+}
+
+#[test]
+fn what_nothing_names_is_deleted_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    clicks::clears_what_nothing_names(&Store::open(directory.path()).unwrap());
+}
+
+#[test]
+fn nothing_is_deleted_while_a_manifest_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    clicks::deletes_nothing_unread(&Store::open(directory.path()).unwrap());
+}
+
+#[test]
+fn a_file_written_by_hand_is_whole_or_not_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    clicks::writes_whole_files_or_none(&store);
+    let left = clicks::names(&store);
+    assert_eq!(left.len(), 1, "{left:?}");
+    let error = store.create_blocking(&left[0]).unwrap_err().to_string();
+    assert!(error.contains("cannot create the file"), "what is there is not written over: {error}");
+}
+
+/// A disk that cannot read a file today will not read it tomorrow: the checkpoint before is taken.
+#[test]
+fn a_disk_that_cannot_read_falls_back_to_the_checkpoint_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    clicks::take(&store, &[0..1_000, 500..2_000]);
+    for unread in ["manifest-00000000000000000002.json", "epoch-2-clicks-1.snap"] {
+        let faulty = store.clone().with_fault(clicks::unreadable(unread));
+        let newest = faulty.newest().unwrap();
+        assert_eq!((newest.manifest.unwrap().epoch, newest.highest), (Epoch(1), Epoch(2)));
+        let why = newest.rejected[0].why.to_string();
+        assert!(why.contains("cannot be read") && why.contains("Input/output error"), "{why}");
+    }
+    let chain: Vec<FileRef> = store.newest().unwrap().manifest.unwrap().files().cloned().collect();
+    let faulty = store.clone().with_fault(clicks::unreadable("epoch-2-clicks-1.snap"));
+    let error = Table::<u64, u64>::restore(config(), &faulty, &chain).err().unwrap();
+    assert!(matches!(error, RestoreError::Read { .. }), "{error}");
+    assert!(store.with_fault(clicks::unreadable("")).newest().is_err(), "a directory that cannot be listed");
+}
+
+#[test]
+fn a_manifest_torn_at_any_byte_is_not_believed_and_keeps_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    clicks::take(&store, &[0..10, 5..20]);
+    let path = store.manifest_path(Epoch(2));
+    let whole = std::fs::read(&path).unwrap();
+    let on_disk = OpenOptions::new().write(true).open(&path).unwrap();
+    for len in (0..whole.len()).rev() {
+        on_disk.set_len(len as u64).unwrap();
+        let newest = store.newest().unwrap();
+        assert_eq!((newest.manifest.unwrap().epoch, newest.highest), (Epoch(1), Epoch(2)), "cut to {len}");
+        assert_eq!(newest.rejected[0].path, path);
+    }
+    assert!(store.publish(&manifest(2, Vec::new())).unwrap_err().is_fenced());
+    store.publish(&manifest(3, Vec::new())).unwrap();
+}
+
+#[test]
+fn a_manifest_that_names_a_file_that_is_gone_is_not_published() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let file = FileRef { name: "epoch-1-clicks-1.snap".into(), bytes: 4096, crc32c: 0 };
+    let error = store.publish(&manifest(1, vec![file])).unwrap_err().to_string();
+    assert!(error.contains("epoch-1-clicks-1.snap: cannot find the snapshot"), "{error}");
+    assert!(clicks::names(&store).is_empty());
+}
+
+#[test]
+fn addresses_are_followed_or_refused_with_advice() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = format!("file://{}/inside", directory.path().display());
+    let store = Store::open(&address).unwrap();
+    assert_eq!(store.directory(), directory.path().join("inside"));
+    let refused = |address: &str, words: &str| {
+        let error = Store::open(address).unwrap_err().to_string();
+        assert!(error.contains(address) && error.contains(words), "{error}");
+    };
+    refused("file://host/path", "three slashes");
+    refused("ftp://bucket/prefix", "s3://, gs://, az:// or file://");
+    for (address, feature, is_there) in [
+        ("s3://bucket/prefix", "`--features s3`", cfg!(feature = "s3")),
+        ("gs://bucket/prefix", "`--features gcs`", cfg!(feature = "gcs")),
+        ("az://bucket/prefix", "`--features azure`", cfg!(feature = "azure")),
+    ] {
+        if !is_there {
+            refused(address, feature);
+        }
+    }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use millstream_state::StoreConfig;
+
 /// Everything that is not the job itself. [`Job`](crate::Job) has a method for each.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -10,8 +12,12 @@ pub struct Config {
     pub shards: u32,
     /// The cores to pin to, shard by shard; empty: those the process may use, in order.
     pub cores: Vec<usize>,
-    /// Where checkpoints are kept; without one a restart begins at the input's beginning.
+    /// Where checkpoints are kept, a directory or an object store's address; without one a restart begins at the input's
+    /// beginning.
     pub checkpoint_dir: Option<PathBuf>,
+    /// Settings of that place, beside those in the environment, and how long it is waited for: never longer than the
+    /// checkpoint timeout.
+    pub store: StoreConfig,
     /// Time from one checkpoint's start to the next one's; `None`: only the one at the end.
     pub checkpoint_interval: Option<Duration>,
     /// A checkpoint that takes longer is given up.
@@ -38,6 +44,7 @@ impl Default for Config {
             shards: 1,
             cores: Vec::new(),
             checkpoint_dir: None,
+            store: StoreConfig::default(),
             checkpoint_interval: None,
             checkpoint_timeout: Duration::from_secs(600),
             tolerable_failures: 3,

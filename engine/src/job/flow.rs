@@ -92,10 +92,11 @@ impl Job {
         self
     }
 
-    /// Takes a checkpoint into `dir` every `interval`, and restarts from the newest one found there.
+    /// Takes a checkpoint into `place` every `interval`, and restarts from the newest one found there. The place is a
+    /// directory or, with the feature `s3`, `gcs` or `azure`, `s3://BUCKET/PREFIX`, `gs://…`, `az://…`.
     #[must_use]
-    pub fn checkpoints(mut self, dir: impl Into<PathBuf>, interval: Duration) -> Job {
-        self.config.checkpoint_dir = Some(dir.into());
+    pub fn checkpoints(mut self, place: impl Into<PathBuf>, interval: Duration) -> Job {
+        self.config.checkpoint_dir = Some(place.into());
         self.config.checkpoint_interval = Some(interval);
         self
     }

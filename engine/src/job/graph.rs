@@ -4,11 +4,12 @@
 //! once on every shard, where the same words build tasks. Both must give the same graph; its fingerprint says whether.
 
 use std::fmt;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use millstream_network::{Receiver, Sender};
-use millstream_state::{HashRange, Manifest, OperatorPart, PageStore, Store, TableConfig, TablePart};
+use millstream_state::{HashRange, Manifest, OperatorPart, PageStore, RestoreError, Store, TableConfig, TablePart};
 
 use super::config::Config;
 use crate::road::sink::Guarantee;
@@ -207,7 +208,16 @@ impl Site {
             return Ok(());
         }
         let restored = keyed.restore(store, &tables);
-        let restored = restored.map_err(|error| JobError::Unusable(format!("operator \"{uid}\": {error}")))?;
+        let restored = restored.map_err(|error| match error {
+            // The store is away and the checkpoint as good as ever: an older one must not be taken for it.
+            RestoreError::Read { source, .. } if !store.is_local() && source.kind() != io::ErrorKind::NotFound => {
+                JobError::Failed { cause: format!("operator \"{uid}\": {source}"), restarts: 0 }
+            }
+            RestoreError::Read { .. } | RestoreError::Damaged { .. } | RestoreError::Contradiction { .. } => {
+                JobError::Damaged(format!("operator \"{uid}\": {error}"))
+            }
+            error => JobError::Unusable(format!("operator \"{uid}\": {error}")),
+        })?;
         tracing::info!(
             operator = uid,
             shard = self.shard,

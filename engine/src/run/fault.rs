@@ -105,6 +105,9 @@ pub enum JobError {
     /// The checkpoint does not belong to this job. Nothing was changed.
     #[error("{0}")]
     Mismatch(String),
+    /// A file of the checkpoint is damaged, and no checkpoint before it is left. Nothing was changed.
+    #[error("{0}. There is no checkpoint before it to go on from: mend the file, or name an empty place to begin anew")]
+    Damaged(String),
     /// The job ran and failed for good; the last checkpoint is intact.
     #[error("the job failed{}: {cause}", after(*.restarts))]
     Failed {

@@ -6,5 +6,7 @@ pub(crate) mod machine;
 pub mod metrics;
 pub(crate) mod panics;
 pub(crate) mod process;
+pub(crate) mod publisher;
+pub(crate) mod resume;
 pub(crate) mod shard;
 pub mod task;

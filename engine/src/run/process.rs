@@ -6,6 +6,7 @@
 //! failed: the restart strategy says when to try again, or that it is over
 //! ```
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
@@ -13,12 +14,13 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam::select;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use hdrhistogram::Histogram;
 use millstream_network::frame::Route;
 use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_network::{Doorbell, LaneConfig, lane};
-use millstream_state::{Epoch, Manifest, Part, Store};
+use millstream_state::{Epoch, Manifest, Part, Store, StoreConfig, StoreError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
 
@@ -26,6 +28,7 @@ use super::fault::JobError;
 use super::handle::{CheckpointReport, JobHandle, JobReport};
 use super::machine;
 use super::metrics::{ShardCounters, ShardReport};
+use super::publisher::{Published, Publisher};
 use super::shard::{self, News, Order, ShardStart};
 use crate::epoch::coordinator::{Action, Coordinator, EpochSettings, Message};
 use crate::job::config::Config;
@@ -47,7 +50,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
     machine::check()?;
     let plan = Arc::new(plan(&factory)?);
     let store = match &config.checkpoint_dir {
-        Some(dir) => Some(Store::open(dir).map_err(|error| JobError::Unusable(error.to_string()))?),
+        Some(place) => Some(open(place, &config).map_err(unusable)?),
         None if config.checkpoint_interval.is_some() => {
             return Err(JobError::Unusable(
                 "a checkpoint interval is set and no directory to keep checkpoints in: use .checkpoints(dir, interval)"
@@ -71,10 +74,13 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
         clock: Clock::system(),
         restarts: Vec::new(),
         restarts_in_a_row: 0,
+        highest: Epoch(0),
+        is_swept: false,
         checkpoints: empty_checkpoint_report(),
     };
     // A manifest that does not fit is a usage error, told before anything runs.
-    let restored = lead.newest_manifest()?;
+    let newest = lead.newest_before(None).map_err(unusable)?;
+    let restored = lead.believe(newest)?;
     let lead = move || {
         let _until_the_end = signals;
         lead.run(restored)
@@ -82,6 +88,17 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
     let thread = spawn_named("millstream-lead", lead)
         .map_err(|error| JobError::Machine(format!("the lead's thread cannot be started: {error}")))?;
     Ok(JobHandle { lead: thread, stop, counters })
+}
+
+/// Opens the place for checkpoints; it is waited for no longer than a checkpoint may take.
+fn open(place: &Path, config: &Config) -> Result<Store, StoreError> {
+    let mut store: StoreConfig = config.store.clone();
+    store.patience.total = store.patience.total.min(config.checkpoint_timeout);
+    Store::open_with(place, &store)
+}
+
+pub(super) fn unusable(error: StoreError) -> JobError {
+    JobError::Unusable(error.to_string())
 }
 
 /// The job's hold on SIGTERM and Ctrl-C. A job that has ended lets go of them, or the flag it leaves set would make the
@@ -115,7 +132,7 @@ impl Drop for Signals {
 }
 
 /// The door to threads: each has a name, and a handle that somebody joins.
-fn spawn_named<R: Send + 'static>(
+pub(super) fn spawn_named<R: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> R + Send + 'static,
 ) -> std::io::Result<thread::JoinHandle<R>> {
@@ -133,20 +150,24 @@ fn empty_checkpoint_report() -> CheckpointReport {
     }
 }
 
-struct Lead {
-    name: String,
+pub(super) struct Lead {
+    pub(super) name: String,
     factory: Factory,
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     /// The core of each shard; empty where shards outnumber cores and float.
     cores: Vec<usize>,
-    plan: Arc<Plan>,
-    store: Option<Store>,
-    stop: Arc<AtomicBool>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) store: Option<Store>,
+    pub(super) stop: Arc<AtomicBool>,
     counters: Arc<[Arc<ShardCounters>]>,
     clock: Clock,
-    restarts: Vec<String>,
-    restarts_in_a_row: u32,
-    checkpoints: CheckpointReport,
+    pub(super) restarts: Vec<String>,
+    pub(super) restarts_in_a_row: u32,
+    /// The highest epoch that a manifest in the store has in its name: taken, whether or not it is believed.
+    pub(super) highest: Epoch,
+    /// What attempts of other processes have left was deleted.
+    is_swept: bool,
+    pub(super) checkpoints: CheckpointReport,
 }
 
 /// How an attempt ended.
@@ -193,86 +214,35 @@ impl Lead {
                         measured,
                     });
                 }
+                Outcome::Refused(JobError::Damaged(why)) => restored = Some(self.fall_back(restored_epoch, why)?),
+                // An attempt that could not begin, but may another time.
+                Outcome::Refused(JobError::Failed { cause, .. }) => restored = self.restart(cause, false)?,
                 Outcome::Refused(error) => return Err(error),
-                Outcome::Failed { why, is_final } => {
-                    self.wait_for_restart(why, is_final)?;
-                    restored = self.newest_manifest()?;
-                }
+                Outcome::Failed { why, is_final } => restored = self.restart(why, is_final)?,
             }
         }
-    }
-
-    /// Waits as the restart strategy says, or fails for good.
-    fn wait_for_restart(&mut self, why: String, is_final: bool) -> Result<(), JobError> {
-        self.restarts_in_a_row += 1;
-        let delay = self.config.restart.delay(self.restarts_in_a_row).filter(|_| !is_final);
-        let restarts = self.restarts.len() as u32;
-        let Some(delay) = delay else { return Err(JobError::Failed { cause: why, restarts }) };
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(JobError::Failed { cause: why, restarts });
-        }
-        tracing::warn!(why, delay_ms = delay.as_millis() as u64, "the job failed and will restart");
-        self.restarts.push(why);
-        thread::park_timeout(delay);
-        Ok(())
-    }
-
-    /// The newest manifest that proves sound, if it is of this job.
-    fn newest_manifest(&mut self) -> Result<Option<Arc<Manifest>>, JobError> {
-        let Some(store) = &self.store else { return Ok(None) };
-        let newest = store.newest().map_err(|error| JobError::Unusable(error.to_string()))?;
-        for rejected in &newest.rejected {
-            tracing::warn!(path = %rejected.path.display(), why = %rejected.why, "a checkpoint is not believed; trying the one before it");
-            self.checkpoints.rejected.push(format!("{}: {}", rejected.path.display(), rejected.why));
-        }
-        let Some(manifest) = newest.manifest else {
-            return match newest.rejected.first() {
-                Some(rejected) => Err(JobError::Unusable(format!(
-                    "none of the checkpoints in {} can be believed; of the newest, {}: {}. Nothing was changed. Mend or \
-                     move the directory away, or name an empty one to begin anew",
-                    store.directory().display(),
-                    rejected.path.display(),
-                    rejected.why
-                ))),
-                None => Ok(None),
-            };
-        };
-        let dir = store.directory().display();
-        if manifest.job != self.name {
-            return Err(JobError::Mismatch(format!(
-                "{dir} holds checkpoints of job \"{}\", and this is job \"{}\": name another directory",
-                manifest.job, self.name
-            )));
-        }
-        if manifest.graph_fingerprint != self.plan.fingerprint() {
-            return Err(JobError::Mismatch(format!(
-                "the checkpoint of epoch {} in {dir} was made by a different graph, so its state does not fit. Nothing was \
-                 changed. Run the version that made it, or name an empty directory to begin anew.\nThe checkpoint's graph:\n{}\
-                 This job's graph:\n{}",
-                manifest.epoch.0, manifest.graph, self.plan
-            )));
-        }
-        if manifest.shards != self.config.shards {
-            return Err(JobError::Mismatch(format!(
-                "the checkpoint of epoch {} in {dir} was made by {} shards and this run has {}: run it with {} shards",
-                manifest.epoch.0, manifest.shards, self.config.shards, manifest.shards
-            )));
-        }
-        Ok(Some(Arc::new(manifest)))
     }
 
     fn attempt(&mut self, restored: Option<Arc<Manifest>>) -> (Outcome, ShardReport) {
         let (tell, news) = unbounded();
         let mut measured = ShardReport::new();
         let mut running = Vec::new();
+        let publisher = match Publisher::start(self.store.clone(), self.config.checkpoints_retained) {
+            Ok(publisher) => publisher,
+            Err(error) => {
+                let error = JobError::Machine(format!("the publisher's thread cannot be started: {error}"));
+                return (Outcome::Refused(error), measured);
+            }
+        };
         let outcome = match self.start_shards(restored.clone(), tell, &mut running) {
-            Ok(()) => self.lead(&mut running, &news, restored.map_or(Epoch(0), |manifest| manifest.epoch)),
+            Ok(()) => self.lead(&mut running, &news, &publisher, restored.map_or(Epoch(0), |manifest| manifest.epoch)),
             Err(error) => Outcome::Refused(error),
         };
         for shard in &running {
             shard.order(Order::Halt);
         }
         self.see_off(&mut running, &news);
+        drop(publisher);
         let mut outcome = outcome;
         for (number, shard) in running.into_iter().enumerate() {
             match shard.thread.join() {
@@ -348,7 +318,13 @@ impl Lead {
     }
 
     /// Leads the running shards until the attempt is over.
-    fn lead(&mut self, running: &mut [Running], news: &Receiver<(u32, News)>, restored: Epoch) -> Outcome {
+    fn lead(
+        &mut self,
+        running: &mut [Running],
+        news: &Receiver<(u32, News)>,
+        publisher: &Publisher,
+        restored: Epoch,
+    ) -> Outcome {
         for _ in 0..running.len() {
             match self.news(running, news) {
                 Some(News::Ready) => {}
@@ -356,6 +332,7 @@ impl Lead {
                 other => return Outcome::Failed { why: format!("a shard did not start: {other:?}"), is_final: false },
             }
         }
+        self.sweep_once();
         let settings = EpochSettings {
             shards: self.config.shards,
             interval: self.config.checkpoint_interval,
@@ -363,7 +340,8 @@ impl Lead {
             tolerable_failures: self.config.tolerable_failures,
         };
         let began = self.clock.now();
-        let mut coordinator = Coordinator::new(settings, restored, began);
+        // A manifest that is not believed has its name all the same.
+        let mut coordinator = Coordinator::new(settings, restored.max(self.highest), began);
         let mut under_way = UnderWay { injected: began, bytes: 0 };
         let mut told_to_stop = false;
         for shard in running.iter() {
@@ -378,12 +356,26 @@ impl Lead {
                 match action {
                     Action::Finish => return Outcome::Finished { at: self.clock.now() },
                     Action::Fail(why) => return Outcome::Failed { why, is_final: false },
-                    action => self.carry_out(action, running, &mut coordinator, &mut under_way),
+                    action => self.carry_out(action, running, publisher, &mut under_way),
                 }
             }
             let now = self.clock.now();
             let wait = coordinator.wake_at().map_or(LOOK_EVERY, |at| at.since(now).min(LOOK_EVERY));
-            match news.recv_timeout(wait) {
+            let heard = select! {
+                recv(news) -> news => news.map_err(|_| RecvTimeoutError::Disconnected),
+                recv(publisher.published) -> published => match published {
+                    Ok(Published { result: Err(error @ StoreError::Fenced { .. }), .. }) => {
+                        return Outcome::Failed { why: error.to_string(), is_final: true };
+                    }
+                    Ok(published) => {
+                        self.persisted(published, &mut coordinator, &under_way);
+                        continue;
+                    }
+                    Err(_) => return Outcome::Failed { why: "the publisher has ended".into(), is_final: false },
+                },
+                default(wait) => Err(RecvTimeoutError::Timeout),
+            };
+            match heard {
                 Ok((shard, News::Acknowledged { epoch, part, bytes })) => {
                     under_way.bytes += bytes;
                     coordinator.handle(self.clock.now(), Message::Acknowledged { shard, epoch, part });
@@ -409,32 +401,26 @@ impl Lead {
         }
     }
 
-    fn carry_out(
-        &mut self,
-        action: Action,
-        running: &[Running],
-        coordinator: &mut Coordinator,
-        under_way: &mut UnderWay,
-    ) {
+    /// Deletes what attempts have left that ended in the middle. Only now, when every shard has taken the checkpoint for its
+    /// own: a job that refuses to start changes nothing. And before the first snapshot, which nothing names yet either.
+    fn sweep_once(&mut self) {
+        let Some(store) = self.store.as_ref().filter(|_| !self.is_swept) else { return };
+        self.is_swept = true;
+        match store.sweep() {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(files, "files of attempts that ended in the middle were deleted"),
+            Err(error) => tracing::warn!(%error, "files of attempts that ended in the middle could not be deleted"),
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, running: &[Running], publisher: &Publisher, under_way: &mut UnderWay) {
         let order_all = |order: fn(Epoch) -> Order, epoch| running.iter().for_each(|shard| shard.order(order(epoch)));
         match action {
             Action::Inject(barrier) => {
                 *under_way = UnderWay { injected: self.clock.now(), bytes: 0 };
                 running.iter().for_each(|shard| shard.order(Order::Inject(barrier)));
             }
-            Action::Persist { epoch, parts } => {
-                let result = self.persist(epoch, parts);
-                let now = self.clock.now();
-                if result.is_ok() && self.store.is_some() {
-                    let report = &mut self.checkpoints;
-                    report.completed += 1;
-                    report.duration_us.saturating_record(now.since(under_way.injected).as_micros() as u64);
-                    report.bytes_total += under_way.bytes;
-                    report.bytes_max = report.bytes_max.max(under_way.bytes);
-                    self.restarts_in_a_row = 0;
-                }
-                coordinator.handle(now, Message::Persisted { epoch, result });
-            }
+            Action::Persist { epoch, parts } => publisher.publish(self.manifest(epoch, parts)),
             Action::Complete(epoch) => order_all(Order::Complete, epoch),
             Action::Abort { epoch, why } => {
                 tracing::warn!(epoch = epoch.0, why, "a checkpoint failed; the job goes on");
@@ -445,10 +431,24 @@ impl Lead {
         }
     }
 
-    /// Writes the manifest: the one rename that makes the checkpoint.
-    fn persist(&self, epoch: Epoch, parts: Vec<Part>) -> Result<(), String> {
-        let Some(store) = &self.store else { return Ok(()) };
-        let manifest = Manifest {
+    /// A checkpoint exists, or does not.
+    fn persisted(&mut self, published: Published, coordinator: &mut Coordinator, under_way: &UnderWay) {
+        let Published { epoch, result } = published;
+        let now = self.clock.now();
+        if result.is_ok() && self.store.is_some() {
+            let report = &mut self.checkpoints;
+            report.completed += 1;
+            report.duration_us.saturating_record(now.since(under_way.injected).as_micros() as u64);
+            report.bytes_total += under_way.bytes;
+            report.bytes_max = report.bytes_max.max(under_way.bytes);
+            self.restarts_in_a_row = 0;
+        }
+        coordinator.handle(now, Message::Persisted { epoch, result: result.map_err(|error| error.to_string()) });
+    }
+
+    /// What the checkpoint of the epoch consists of.
+    fn manifest(&self, epoch: Epoch, parts: Vec<Part>) -> Manifest {
+        Manifest {
             format_version: millstream_state::FORMAT_VERSION,
             job: self.name.clone(),
             epoch,
@@ -457,13 +457,7 @@ impl Lead {
             graph: self.plan.to_string(),
             shards: self.config.shards,
             parts,
-        };
-        store.publish(&manifest).map_err(|error| error.to_string())?;
-        // What is left over is only disk space: the next checkpoint clears it.
-        if let Err(error) = store.retain(self.config.checkpoints_retained) {
-            tracing::warn!(%error, "old checkpoints could not be deleted");
         }
-        Ok(())
     }
 
     /// Wakes shards that stand still, whether or not they have announced a sleep: the timer that should end it may be what

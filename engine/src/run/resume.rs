@@ -1,0 +1,99 @@
+//! From which checkpoint an attempt goes on, and whether there is another attempt at all.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use millstream_state::{Epoch, Manifest, Newest, StoreError};
+
+use super::fault::JobError;
+use super::process::{Lead, unusable};
+
+impl Lead {
+    /// Waits as the restart strategy says, or fails for good.
+    fn wait_for_restart(&mut self, why: String, is_final: bool) -> Result<(), JobError> {
+        self.restarts_in_a_row += 1;
+        let delay = self.config.restart.delay(self.restarts_in_a_row).filter(|_| !is_final);
+        let restarts = self.restarts.len() as u32;
+        let Some(delay) = delay else { return Err(JobError::Failed { cause: why, restarts }) };
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(JobError::Failed { cause: why, restarts });
+        }
+        tracing::warn!(why, delay_ms = delay.as_millis() as u64, "the job failed and will restart");
+        self.restarts.push(why);
+        thread::park_timeout(delay);
+        Ok(())
+    }
+
+    /// Waits, then looks for the checkpoint to go on from; while the store cannot be asked, that is a failure like another.
+    pub(super) fn restart(&mut self, mut why: String, mut is_final: bool) -> Result<Option<Arc<Manifest>>, JobError> {
+        loop {
+            self.wait_for_restart(why, is_final)?;
+            match self.newest_before(None) {
+                Ok(newest) => return self.believe(newest),
+                Err(error) => (why, is_final) = (error.to_string(), false),
+            }
+        }
+    }
+
+    /// The checkpoint before one that was found damaged only when it was restored.
+    pub(super) fn fall_back(&mut self, damaged: Epoch, why: String) -> Result<Arc<Manifest>, JobError> {
+        tracing::warn!(epoch = damaged.0, why, "a checkpoint is damaged; trying the one before it");
+        self.checkpoints.rejected.push(format!("the checkpoint of epoch {}: {why}", damaged.0));
+        let newest = self.newest_before(Some(damaged)).map_err(unusable)?;
+        self.believe(newest)?.ok_or(JobError::Damaged(why))
+    }
+
+    /// The newest checkpoint that proves sound, of all or of those before one.
+    pub(super) fn newest_before(&mut self, epoch: Option<Epoch>) -> Result<Newest, StoreError> {
+        let Some(store) = &self.store else {
+            return Ok(Newest { manifest: None, rejected: Vec::new(), highest: Epoch(0) });
+        };
+        let newest = store.newest_before(epoch)?;
+        self.highest = newest.highest;
+        Ok(newest)
+    }
+
+    /// The checkpoint that was found, if it is of this job.
+    pub(super) fn believe(&mut self, newest: Newest) -> Result<Option<Arc<Manifest>>, JobError> {
+        let Some(store) = &self.store else { return Ok(None) };
+        for rejected in &newest.rejected {
+            tracing::warn!(path = %rejected.path.display(), why = %rejected.why, "a checkpoint is not believed; trying the one before it");
+            self.checkpoints.rejected.push(format!("{}: {}", rejected.path.display(), rejected.why));
+        }
+        let Some(manifest) = newest.manifest else {
+            return match newest.rejected.first() {
+                Some(rejected) => Err(JobError::Unusable(format!(
+                    "none of the checkpoints in {} can be believed; of the newest, {}: {}. Nothing was changed. Mend or \
+                     move the directory away, or name an empty one to begin anew",
+                    store.directory().display(),
+                    rejected.path.display(),
+                    rejected.why
+                ))),
+                None => Ok(None),
+            };
+        };
+        let dir = store.directory().display();
+        if manifest.job != self.name {
+            return Err(JobError::Mismatch(format!(
+                "{dir} holds checkpoints of job \"{}\", and this is job \"{}\": name another directory",
+                manifest.job, self.name
+            )));
+        }
+        if manifest.graph_fingerprint != self.plan.fingerprint() {
+            return Err(JobError::Mismatch(format!(
+                "the checkpoint of epoch {} in {dir} was made by a different graph, so its state does not fit. Nothing was \
+                 changed. Run the version that made it, or name an empty directory to begin anew.\nThe checkpoint's graph:\n{}\
+                 This job's graph:\n{}",
+                manifest.epoch.0, manifest.graph, self.plan
+            )));
+        }
+        if manifest.shards != self.config.shards {
+            return Err(JobError::Mismatch(format!(
+                "the checkpoint of epoch {} in {dir} was made by {} shards and this run has {}: run it with {} shards",
+                manifest.epoch.0, manifest.shards, self.config.shards, manifest.shards
+            )));
+        }
+        Ok(Some(Arc::new(manifest)))
+    }
+}
