@@ -106,8 +106,8 @@ impl Space {
 
     /// Gives `sibling` the upper half of the hashes that the page with this prefix and depth owned.
     pub(crate) fn split(&mut self, prefix: u64, depth: u8, sibling: u32) {
-        if depth == self.depth {
-            self.deepen(self.depth + 1);
+        if depth >= self.depth {
+            self.deepen(depth + 1);
         }
         self.fill(prefix | 1u64 << (63 - depth), depth + 1, sibling);
         self.pages.push(sibling);

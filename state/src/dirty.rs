@@ -7,6 +7,7 @@
 use crate::chain::{Chain, SnapshotNumber};
 use crate::directory::Space;
 use crate::freeze::Open;
+use crate::hash::HashRange;
 use crate::segment::{Descriptor, Kind, NO_PAGE, Segment};
 use crate::shape::{Layout, State};
 use crate::slotted;
@@ -180,6 +181,24 @@ impl Pages {
     #[inline(always)]
     pub(crate) fn space_mut(&mut self, state: u16, at: usize) -> &mut Space {
         &mut self.states[state as usize].spaces[at]
+    }
+
+    /// Gives up the half of a page's stretch that lies outside the shard's, where there is one: splitting the page would hand
+    /// out another for keys that never come.
+    pub(crate) fn narrow(&mut self, page: u32) -> bool {
+        let range = self.config.range;
+        let descriptor = self.segment.descriptors.get(page);
+        let Descriptor { prefix, depth, .. } = descriptor;
+        let upper = prefix | 1u64 << (63 - depth);
+        let prefix = match (HashRange::of_prefix(prefix, depth + 1), HashRange::of_prefix(upper, depth + 1)) {
+            (_, other) if !other.meets(range) => prefix,
+            (other, _) if !other.meets(range) => upper,
+            _ => return false,
+        };
+        // Only a whole record tells of a page's prefix.
+        self.mark(page, u64::MAX);
+        self.segment.descriptors.set(page, Descriptor { prefix, depth: depth + 1, ..descriptor });
+        true
     }
 
     /// Forgets a namespace of a state: its pages are free at once, and the next snapshot says so. No work per key.

@@ -317,6 +317,9 @@ impl<K: Key, V: Fixed> Table<K, V> {
         let state = self.state;
         let mut descriptor = self.pages.segment.descriptors.get(page);
         let Descriptor { namespace, prefix: lower, depth, .. } = descriptor;
+        if self.pages.narrow(page) {
+            return Ok(());
+        }
         let bit = 1u64 << (63 - depth);
         let sibling = self.pages.hand_out(state, namespace, lower | bit, depth + 1, Kind::Flat);
         let sibling = sibling.ok_or_else(|| self.full())?;

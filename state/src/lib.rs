@@ -11,7 +11,8 @@
 //!
 //! The rooms, in the order an entry meets them: `fixed`, `key`, `text` and [`hash`] say what can be kept; `fold`, `table`,
 //! `directory`, `page` and `segment` keep it; `dirty`, `freeze`, `snapshot` and `chain` write it down; `file`,
-//! `store` and `manifest` make it a checkpoint; `restore` brings it back. [`schema`] says what the bytes of all this mean,
+//! `store` and `manifest` make it a checkpoint; `restore` and `rescale` bring it back, as `evolution` allows; `savepoint`
+//! keeps it apart from pages and shards. [`schema`] says what the bytes of all this mean,
 //! for those who do not know the types.
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod auditor;
 mod chain;
 mod directory;
 mod dirty;
+mod evolution;
 mod file;
 mod fixed;
 mod fold;
@@ -28,8 +30,10 @@ mod key;
 mod manifest;
 mod page;
 mod page_store;
+mod pending;
 mod rescale;
 mod restore;
+mod savepoint;
 pub mod schema;
 mod segment;
 mod shape;
@@ -41,6 +45,7 @@ mod stored;
 mod table;
 mod text;
 
+pub use evolution::{DeclaredState, Fit};
 pub use file::SnapshotFile;
 pub use fixed::{Both, Fixed, bytes_of, type_text};
 pub use freeze::{Drained, SnapshotSize};
@@ -50,6 +55,10 @@ pub use manifest::{FORMAT_VERSION, Manifest, ManifestError, OperatorPart, Part, 
 pub use page::{is_zero, same_bytes};
 pub use page_store::PageStore;
 pub use restore::{RestoreError, Restored};
+pub use savepoint::{
+    SAVEPOINT_FILE, SAVEPOINT_VERSION, SavedEntry, SavedFile, SavedOperator, SavedPart, SavedState, Savepoint,
+    SavepointError, SavepointManifest, SavepointReport,
+};
 pub use segment::{LINE_BYTES, PAGE_BYTES};
 pub use shape::{EntryBytes, LayoutPart, StatePart};
 pub use slotted_table::SlottedTable;

@@ -38,7 +38,7 @@ use crate::{Namespace, StateError};
 /// ```
 pub struct SlottedTable<K, V> {
     store: PageStore,
-    state: u16,
+    pub(crate) state: u16,
     /// What time it is, as far as entries that end are concerned.
     now_ms: i64,
     scratch: AlignedVec,
@@ -132,7 +132,7 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
         &self.store.pages
     }
 
-    fn pages_mut(&mut self) -> &mut Shared {
+    pub(crate) fn pages_mut(&mut self) -> &mut Shared {
         &mut self.store.pages
     }
 
@@ -378,6 +378,9 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
         let state = self.state;
         let mut descriptor = self.pages().segment.descriptors.get(page);
         let Descriptor { namespace, prefix: lower, depth, .. } = descriptor;
+        if self.pages_mut().narrow(page) {
+            return Ok(());
+        }
         let bit = 1u64 << (63 - depth);
         let sibling = self.hand_out(Namespace(namespace), lower | bit, depth + 1)?;
         let pages = self.pages_mut();

@@ -57,16 +57,16 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
+    /// Connects, and asks for nothing yet.
+    pub(super) fn look(address: &Path, config: &StoreConfig) -> Result<Bucket, StoreError> {
+        let (client, prefix) = address::connect(address, config)?;
+        let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+        Ok(Bucket { client, prefix, patience: config.patience, token: random(), requests })
+    }
+
     /// Connects, and proves that objects can be put.
     pub(super) fn open(address: &Path, config: &StoreConfig) -> Result<Bucket, StoreError> {
-        let (client, prefix) = address::connect(address, config)?;
-        let bucket = Bucket {
-            client,
-            prefix,
-            patience: config.patience,
-            token: random(),
-            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
-        };
+        let bucket = Bucket::look(address, config)?;
         let probe = format!("{}{:016x}", super::local::PROBE_PREFIX, random());
         let proof = bucket.put(&probe, b"probe").and_then(|()| bucket.delete(std::slice::from_ref(&probe)));
         proof.map_err(|source| StoreError::Bucket { place: address.to_owned(), what: "written to", source })?;
