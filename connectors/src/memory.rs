@@ -87,11 +87,16 @@ impl<T> Held<T> {
         Ok(())
     }
 
-    fn recover(&mut self, shard: u32, prepared: Vec<Prepared>) -> Result<(), SinkError> {
-        let restored = prepared.iter().map(|prepared| prepared.epoch).max();
-        if let Some(newest) =
-            self.newest.get(&shard).filter(|newest| restored.is_none_or(|restored| **newest > restored))
-        {
+    /// Commits what was prepared, and forgets the rest, of all shards that `ours` says yes to.
+    fn recover(
+        &mut self,
+        ours: impl Fn(u32) -> bool,
+        restored: Option<Epoch>,
+        prepared: Vec<Prepared>,
+    ) -> Result<(), SinkError> {
+        let restored = prepared.iter().map(|prepared| prepared.epoch).chain(restored).max();
+        let is_ahead = |newest: Epoch| restored.is_none_or(|restored| newest > restored);
+        if let Some((shard, newest)) = self.newest.iter().find(|(shard, newest)| ours(**shard) && is_ahead(**newest)) {
             return Err(SinkError::Unusable(format!(
                 "the memory sink holds rows of shard {shard} up to epoch {}, and the job starts {}: going on would repeat \
                  them; give each run a sink of its own",
@@ -100,7 +105,7 @@ impl<T> Held<T> {
             )));
         }
         prepared.into_iter().try_for_each(|prepared| self.commit(prepared))?;
-        self.prepared.retain(|(of, _), _| *of != shard);
+        self.prepared.retain(|(of, _), _| !ours(*of));
         Ok(())
     }
 }
@@ -127,8 +132,8 @@ impl Prepared {
 impl<T: Send + Clone + 'static> Sink<T> for MemorySink<T> {
     type Writer = MemoryWriter<T>;
 
-    fn open(&self, shard: u32, _shards: u32) -> Result<MemoryWriter<T>, SinkError> {
-        Ok(MemoryWriter { sink: self.clone(), shard, rows: Vec::new() })
+    fn open(&self, shard: u32, shards: u32) -> Result<MemoryWriter<T>, SinkError> {
+        Ok(MemoryWriter { sink: self.clone(), shard, shards, restored: None, rows: Vec::new() })
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -144,6 +149,8 @@ impl<T: Send + Clone + 'static> Sink<T> for MemorySink<T> {
 pub struct MemoryWriter<T> {
     sink: MemorySink<T>,
     shard: u32,
+    shards: u32,
+    restored: Option<Epoch>,
     rows: Vec<T>,
 }
 
@@ -178,11 +185,15 @@ impl<T: Send + Clone + 'static> SinkWriter<T> for MemoryWriter<T> {
         Box::pin(async move { sink.lock().commit(Prepared::parse(committable)?) })
     }
 
+    fn restored(&mut self, epoch: Epoch) {
+        self.restored = Some(epoch);
+    }
+
     fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()> {
-        let (sink, shard) = (self.sink.clone(), self.shard);
+        let (sink, shard, shards, restored) = (self.sink.clone(), self.shard, self.shards, self.restored);
         Box::pin(async move {
             let prepared = committables.into_iter().map(Prepared::parse).collect::<Result<_, _>>()?;
-            sink.lock().recover(shard, prepared)
+            sink.lock().recover(|of| of % shards == shard, restored, prepared)
         })
     }
 }
@@ -235,8 +246,8 @@ impl Counted {
 impl<T: 'static> Sink<T> for NullSink {
     type Writer = NullWriter;
 
-    fn open(&self, shard: u32, _shards: u32) -> Result<NullWriter, SinkError> {
-        Ok(NullWriter { sink: self.clone(), shard, rows_total: Rc::default() })
+    fn open(&self, shard: u32, shards: u32) -> Result<NullWriter, SinkError> {
+        Ok(NullWriter { sink: self.clone(), shard, shards, rows_total: Rc::default() })
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -253,6 +264,7 @@ impl<T: 'static> Sink<T> for NullSink {
 pub struct NullWriter {
     sink: NullSink,
     shard: u32,
+    shards: u32,
     rows_total: Rc<Cell<u64>>,
 }
 
@@ -283,13 +295,24 @@ impl<T: 'static> SinkWriter<T> for NullWriter {
     }
 
     fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()> {
-        let (sink, shard, rows_total) = (self.sink.clone(), self.shard, Rc::clone(&self.rows_total));
+        let (sink, shard, shards, rows_total) =
+            (self.sink.clone(), self.shard, self.shards, Rc::clone(&self.rows_total));
         Box::pin(async move {
-            let restored = committables.into_iter().map(Counted::parse).collect::<Result<Vec<_>, _>>()?;
-            let newest = restored.into_iter().max_by_key(|counted| counted.epoch);
-            let counted = newest.unwrap_or(Counted { shard, epoch: Epoch(0), rows_total: 0 });
+            // The newest of each shard whose count goes on here, all of them together.
+            let mut newest = BTreeMap::<u32, Counted>::new();
+            for committable in committables {
+                let counted = Counted::parse(committable)?;
+                let of_shard = newest.entry(counted.shard).or_insert(counted);
+                if of_shard.epoch < counted.epoch {
+                    *of_shard = counted;
+                }
+            }
+            let epoch = newest.values().map(|counted| counted.epoch).max().unwrap_or(Epoch(0));
+            let counted = Counted { shard, epoch, rows_total: newest.values().map(|counted| counted.rows_total).sum() };
             rows_total.set(counted.rows_total);
-            sink.lock().insert(shard, counted);
+            let mut by_shard = sink.lock();
+            by_shard.retain(|of, _| of % shards != shard);
+            by_shard.insert(shard, counted);
             Ok(())
         })
     }

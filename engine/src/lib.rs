@@ -65,7 +65,7 @@ pub use road::sink::{Guarantee, Sink, SinkError, SinkWriter};
 pub use road::source::{Items, Polled, Source, SourceError, Split};
 pub use road::window::{Tumbling, Window, Windowed};
 pub use run::fault::JobError;
-pub use run::handle::{CheckpointReport, JobHandle, JobReport};
+pub use run::handle::{CheckpointReport, JobHandle, JobReport, RestoreReport};
 pub use run::metrics::{ShardCounters, ShardReport};
 pub use time::{BatchClock, Clock, Timestamp};
 

@@ -144,12 +144,8 @@ impl Space {
     pub(crate) fn rebuild(&mut self, pages: &[(u32, Descriptor)]) -> Result<(), String> {
         let deepest = pages.iter().map(|(_, descriptor)| descriptor.depth).max().unwrap_or(0);
         let depth = deepest.max(self.range.prefix().1);
-        let (range_bits, extra) = (self.range.prefix().1, depth.saturating_sub(self.range.prefix().1));
-        if u32::from(depth) > PREFIX_BITS
-            || 1usize
-                .checked_shl(u32::from(extra))
-                .is_none_or(|most| most > ENTRIES_FREE.max(pages.len() * ENTRIES_PER_PAGE * 2))
-        {
+        let range_bits = self.range.prefix().1;
+        if !may_have_depth(depth, range_bits, pages.len()) {
             return Err(format!(
                 "a directory of {depth} bits, {range_bits} of them the shard's, for {} pages",
                 pages.len()
@@ -199,6 +195,13 @@ impl Space {
         self.fill(prefix, depth, page);
         self.pages.push(page);
     }
+}
+
+/// Whether a directory may look at `depth` bits, of a shard whose hashes begin with `shard_depth` equal ones, for so many
+/// pages: one whose splits stayed within [`Space::may_split`] may, with a factor of two for pages given up since.
+pub(crate) fn may_have_depth(depth: u8, shard_depth: u8, pages: usize) -> bool {
+    let most = 1usize.checked_shl(u32::from(depth.saturating_sub(shard_depth)));
+    u32::from(depth) <= PREFIX_BITS && most.is_some_and(|most| most <= ENTRIES_FREE.max(pages * ENTRIES_PER_PAGE * 2))
 }
 
 /// The entry of a hash in a directory of `last + 1` entries: of a hash from outside the range, the nearest or some other.

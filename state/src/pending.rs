@@ -48,6 +48,10 @@ impl Pending {
         self.entries.push(Place { piece: number, at, key_bytes, value_bytes, state, namespace, expires_ms });
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Puts all of them in; returns how many they were.
     pub(crate) fn insert_into(self, store: &PageStore) -> Result<usize, RestoreError> {
         for place in &self.entries {

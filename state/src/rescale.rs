@@ -11,6 +11,9 @@
 //! A page owns a stretch of the hash space. If that lies within what its old shard owned and within what the new one does,
 //! nobody else has any of it, and the page has no key that is not ours. At most a few pages of a namespace straddle.
 
+use std::convert::Infallible;
+
+use crate::directory::may_have_depth;
 use crate::dirty::Pages;
 use crate::evolution::Intake;
 use crate::hash::HashRange;
@@ -80,6 +83,9 @@ pub(crate) fn restore(
         let intakes = store.intakes(&part.states, allow_dropped)?;
         take_over(store, &old, part.range, &intakes, &mut pending)?;
     }
+    take_out_the_deep(store, &mut pending);
+    restored.pages_moved = store.pages.in_use as usize;
+    restored.entries_moved = pending.len();
     store.adopt_taken_over(&mut restored)?;
     restored.entries += pending.insert_into(store)?;
     restored.pages = store.pages.in_use as usize;
@@ -150,6 +156,37 @@ fn take_over(
         })?;
     }
     Ok(())
+}
+
+/// Has the entries of pages put in one by one that are deeper than the store's directory may be: where a shard of many
+/// had a few keys, its pages own little of the hash space, and one page of a wide stretch would ask for a directory of
+/// thousands of entries.
+fn take_out_the_deep(store: &mut PageStore, pending: &mut Pending) {
+    let shard_depth = store.range().prefix().1;
+    let pages = &mut *store.pages;
+    let in_use = |page: &u32| pages.segment.descriptors.get(*page).kind != Kind::Free;
+    let mut taken: Vec<(u16, i64, u8, u32)> = (0..pages.handed_out)
+        .filter(in_use)
+        .map(|page| {
+            let Descriptor { state, namespace, depth, .. } = pages.segment.descriptors.get(page);
+            (state, namespace, depth, page)
+        })
+        .collect();
+    taken.sort_unstable();
+    for of_space in taken.chunk_by(|one, other| (one.0, one.1) == (other.0, other.1)) {
+        let mut kept = of_space.len();
+        while kept > 0 && !may_have_depth(of_space[kept - 1].2, shard_depth, kept) {
+            kept -= 1;
+        }
+        for &(state, _, _, page) in &of_space[kept..] {
+            let all: Result<(), Infallible> = pages.entries_of(page, |entry| {
+                pending.push(state, entry);
+                Ok(())
+            });
+            let Ok(()) = all;
+            pages.give_up(page);
+        }
+    }
 }
 
 impl PageStore {

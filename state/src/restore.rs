@@ -35,6 +35,27 @@ pub struct Restored {
     pub pages: usize,
     /// Entries in them.
     pub entries: usize,
+    /// Pages that came from another shard's, or from one of other types, as they were.
+    pub pages_moved: usize,
+    /// Entries that were put in one by one: of pages that straddle an end of the stretch, that hold long values, or
+    /// values of an older type.
+    pub entries_moved: usize,
+}
+
+impl std::ops::Add for Restored {
+    type Output = Restored;
+
+    /// What two restores did together.
+    fn add(self, other: Restored) -> Restored {
+        Restored {
+            files: self.files + other.files,
+            bytes_read: self.bytes_read + other.bytes_read,
+            pages: self.pages + other.pages,
+            entries: self.entries + other.entries,
+            pages_moved: self.pages_moved + other.pages_moved,
+            entries_moved: self.entries_moved + other.entries_moved,
+        }
+    }
 }
 
 /// Why a table cannot be restored.

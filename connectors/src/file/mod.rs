@@ -7,12 +7,17 @@
 //!
 //! Rows go to a pending file (`pen`), `prepare` makes it durable under its pending name, and `commit` renames it to its
 //! final name (`publish`): the rename is the commit. Reading `part-*` in the order of the names gives every shard's rows
-//! in the order in which it wrote them. An epoch without rows makes no file.
+//! in the order in which it wrote them; which keys are a shard's changes with the number of shards. An epoch without rows
+//! makes no file.
 //!
 //! What the names hold is all the state there is. A committable says which pending file becomes which final one, and so
 //! a commit that comes twice finds the pending name gone and the final one there. Whatever else is pending when a shard
 //! starts is output whose checkpoint never came about, and is deleted. A final file of an epoch that the restored
 //! checkpoint has not seen belongs to another run: the sink refuses to add to it.
+//!
+//! A job that goes on with another number of shards commits what the shards before prepared, and deletes what they left
+//! pending: shard `i` of `q` does so for every shard `j` with `j % q == i`. No new file gets the name of an old one, since
+//! epochs go on and a name has its epoch in it.
 //!
 //! Deliberately absent: any lock on `DIR`. Shards share it without meeting, since each touches its own names only.
 
@@ -96,6 +101,11 @@ struct Place {
 }
 
 impl Place {
+    /// Whether this shard answers for what a shard of that number left, be it one that this job does not have.
+    fn answers_for(&self, shard: u32) -> bool {
+        shard % self.shards == self.shard
+    }
+
     /// Makes the directories, and tries now whether files can be made in them rather than at the first barrier.
     fn make(&self) -> Result<(), SinkError> {
         if self.dir.exists() && !self.dir.is_dir() {

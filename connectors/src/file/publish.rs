@@ -109,36 +109,45 @@ pub(super) async fn commit(place: &Place, prepared: &Prepared, proof: Proof) -> 
     sync_names(&place.pending).await
 }
 
-/// Brings the directory to the state of the restored checkpoint, as far as it is this shard's.
-pub(super) async fn recover(place: &Place, committables: Vec<Committable>) -> Result<(), SinkError> {
+/// Brings the directory to the state of the restored checkpoint, as far as it is this shard's. `restored` is the epoch
+/// that it ended, where that was said.
+pub(super) async fn recover(
+    place: &Place,
+    restored: Option<Epoch>,
+    committables: Vec<Committable>,
+) -> Result<(), SinkError> {
     let prepared = committables.into_iter().map(Prepared::parse).collect::<Result<Vec<_>, _>>()?;
-    let newest = prepared.iter().map(|prepared| prepared.epoch).max();
+    let newest = prepared.iter().map(|prepared| prepared.epoch).chain(restored).max();
     refuse_foreign_output(place, newest)?;
     for prepared in &prepared {
         commit(place, prepared, Proof::Checksum).await?;
     }
-    for name in names(&place.pending)?.iter().filter(|name| parse_pending_name(name) == Some(place.shard)) {
+    let ours = |name: &&String| parse_pending_name(name).is_some_and(|shard| place.answers_for(shard));
+    for name in names(&place.pending)?.iter().filter(ours) {
         let path = place.pending.join(name);
         glommio::io::remove(&path).await.map_err(doing("cannot delete the uncommitted", &path))?;
     }
     sync_names(&place.pending).await
 }
 
-/// Nothing may stand in this shard's way that the restored checkpoint does not know of. On a fresh start that holds for
-/// the shards that this job does not have as well: their files are surely not its own.
+/// Nothing may stand in this shard's way that the restored checkpoint does not know of. That holds for the files of shards
+/// that this job does not have as well: one of those it has answers for them.
 fn refuse_foreign_output(place: &Place, newest: Option<Epoch>) -> Result<(), SinkError> {
     for name in names(&place.dir)? {
         let Some((shard, epoch)) = parse_final_name(&name) else { continue };
+        if !place.answers_for(shard) {
+            continue;
+        }
         let path = place.dir.join(&name);
         match newest {
-            None if shard == place.shard || shard >= place.shards => {
+            None => {
                 return Err(SinkError::Unusable(format!(
                     "{} is output of another run, and this one starts from the beginning: name an empty directory, empty \
                      this one, or start from the checkpoint that the output belongs to",
                     path.display()
                 )));
             }
-            Some(newest) if shard == place.shard && epoch > newest => {
+            Some(newest) if epoch > newest => {
                 return Err(SinkError::Unusable(format!(
                     "{} is output of epoch {}, and the restored checkpoint is of epoch {}: going on would write its rows a \
                      second time; start from the newest checkpoint, or name an empty directory",
@@ -147,7 +156,7 @@ fn refuse_foreign_output(place: &Place, newest: Option<Epoch>) -> Result<(), Sin
                     newest.0
                 )));
             }
-            _ => {}
+            Some(_) => {}
         }
     }
     Ok(())

@@ -29,6 +29,8 @@ pub struct FileWriter<F> {
     pen: Option<Pen>,
     piece: Vec<u8>,
     epoch: Tally,
+    /// The epoch of the checkpoint that the job goes on from.
+    restored: Option<Epoch>,
 }
 
 /// What went into the open epoch's file so far.
@@ -49,6 +51,7 @@ impl<F> FileWriter<F> {
             pen: None,
             piece: Vec::new(),
             epoch: Tally::default(),
+            restored: None,
         }
     }
 
@@ -115,8 +118,12 @@ impl<T: 'static, F: Fn(&T, &mut Vec<u8>) + 'static> SinkWriter<T> for FileWriter
         Box::pin(async move { publish::commit(&place, &Prepared::parse(committable)?, Proof::Length).await })
     }
 
+    fn restored(&mut self, epoch: Epoch) {
+        self.restored = Some(epoch);
+    }
+
     fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()> {
-        let place = Rc::clone(&self.place);
-        Box::pin(async move { publish::recover(&place, committables).await })
+        let (place, restored) = (Rc::clone(&self.place), self.restored);
+        Box::pin(async move { publish::recover(&place, restored, committables).await })
     }
 }

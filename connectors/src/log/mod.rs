@@ -98,6 +98,10 @@ impl Source for LogSource {
             .collect()
     }
 
+    fn splits_are_fixed(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         let follow = if self.follow { ", followed" } else { "" };
         format!("log {}{follow}", self.dir.display())

@@ -3,13 +3,16 @@
 //! The closure given to [`Job::new`](crate::Job::new) runs once for planning, where only the operators are noted, and
 //! once on every shard, where the same words build tasks. Both must give the same graph; its fingerprint says whether.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use millstream_network::{Receiver, Sender};
-use millstream_state::{HashRange, Manifest, OperatorPart, PageStore, RestoreError, Store, TableConfig, TablePart};
+use millstream_state::{
+    HashRange, Manifest, OperatorPart, PageStore, RestoreError, Restored, Store, TableConfig, TablePart,
+};
 
 use super::config::Config;
 use crate::road::sink::Guarantee;
@@ -124,6 +127,8 @@ pub(crate) struct Site {
     pub(crate) config: Arc<Config>,
     pub(crate) store: Option<Rc<Store>>,
     pub(crate) restored: Option<Arc<Manifest>>,
+    /// What filling the operators' pages took so far.
+    pub(crate) taken: Cell<Restored>,
     /// This shard's ends of every edge, in the order the edges are named.
     pub(crate) edges: Vec<EdgeEnds>,
 }
@@ -224,8 +229,11 @@ impl Site {
             bytes = restored.bytes_read,
             pages = restored.pages,
             entries = restored.entries,
+            pages_moved = restored.pages_moved,
+            entries_moved = restored.entries_moved,
             "state restored"
         );
+        self.taken.set(self.taken.get() + restored);
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::any::type_name;
 use std::rc::Rc;
 
 use millstream_state::{Fixed, Key, Table};
+use serde::Deserialize;
 
 use super::flow::Flow;
 use super::graph::{Graph, NodeId, Site};
@@ -14,7 +15,7 @@ use crate::road::combine::Combine;
 use crate::road::exchange::ToShards;
 use crate::road::keyed::{Combined, Contribute, Folding, Keying, Raw};
 use crate::road::merge::Merge;
-use crate::road::window::{Panes, Tumbling, Windowed, Windows};
+use crate::road::window::{Panes, Tumbling, Windowed, Windows, WindowsBlob};
 use crate::run::fault::JobError;
 use crate::time::Timestamp;
 
@@ -136,22 +137,23 @@ where
     N: Stage<Windowed<K, A::Out>>,
 {
     graph.on_site(|site, plan| {
-        let (table, watermark) = restore(site, &plan.uid(node))?;
-        Ok(Windows::new(table, watermark, aggregate, panes, node, next))
+        let (table, restored) = restore(site, &plan.uid(node))?;
+        Ok(Windows::new(table, restored, aggregate, panes, node, next))
     })
 }
 
-/// An operator's table and watermark: fresh, or from the checkpoint.
-fn restore<K: Key, V: Fixed>(site: &Site, uid: &str) -> Result<(Table<K, V>, Timestamp), JobError> {
+/// An operator's table and what it keeps beside it: fresh, or from the checkpoint.
+fn restore<K: Key, V: Fixed>(site: &Site, uid: &str) -> Result<(Table<K, V>, WindowsBlob), JobError> {
     let unusable = |error: &dyn std::fmt::Display| JobError::Unusable(format!("operator \"{uid}\": {error}"));
     let (mut keyed, parts) = site.keyed_state(uid)?;
     let table = keyed.table("panes");
-    let mut watermark: Option<Timestamp> = None;
+    let mut merged: Option<WindowsBlob> = None;
     for part in &parts {
-        let of_part = serde_json::from_value(part.blob["watermark"].clone()).map_err(|error| unusable(&error))?;
-        // A barrier finds the same watermark on every shard; if not, the earlier one promises less.
-        watermark = Some(watermark.map_or(of_part, |earlier| earlier.min(of_part)));
+        let of_part = WindowsBlob::deserialize(&part.blob).map_err(|error| unusable(&error))?;
+        merged = Some(merged.map_or(of_part, |merged| merged.merge(of_part)));
     }
+    let merged = merged.unwrap_or(WindowsBlob { watermark: Timestamp::MIN, late: 0 });
     site.restore_keyed(uid, &mut keyed, &parts)?;
-    Ok((table, watermark.unwrap_or(Timestamp::MIN)))
+    // What all shards counted together is counted on by one of them.
+    Ok((table, WindowsBlob { late: if site.shard == 0 { merged.late } else { 0 }, ..merged }))
 }

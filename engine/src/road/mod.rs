@@ -1,6 +1,7 @@
 //! A record's road, in the order it is taken.
 
 pub mod source;
+pub(crate) mod deal;
 pub mod read;
 pub mod rows;
 pub mod dense;

@@ -1,18 +1,16 @@
 //! The task at the head of the road: it reads a source's splits in turn and drives their batches through a chain.
 
-use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::chain::{Chain, Signal, SplitStanding, Stage};
+use super::deal::{Filed, Hand, deal};
 use super::rows::{BATCH_ROWS, Batch};
 use super::source::{Polled, Source, Split};
 use crate::epoch::Barrier;
 use crate::job::graph::{Graph, NodeId};
-use crate::run::fault::{Fault, JobError};
+use crate::run::fault::Fault;
 use crate::run::task::{Cx, Origin, Progress, StateVisitor, Task};
 use crate::time::Timestamp;
 
@@ -37,24 +35,9 @@ impl<S: Source> Chain for Read<S> {
         let (source, node) = (self.source, self.node);
         let task = graph.on_site(|site, plan| {
             let uid = plan.uid(node);
-            let unusable = |error| JobError::Unusable(format!("source \"{uid}\": {error}"));
-            let mut splits = source.open(site.shard, site.config.shards).map_err(unusable)?;
-            // A split may have been another shard's when the checkpoint was taken: its position is filed under its name.
-            for part in site.restored(&uid) {
-                let positions: BTreeMap<String, u64> =
-                    serde_json::from_value(part.blob["positions"].clone()).map_err(|error| {
-                        JobError::Mismatch(format!(
-                            "source \"{uid}\": the checkpoint's positions are unreadable: {error}"
-                        ))
-                    })?;
-                for split in &mut splits {
-                    if let Some(position) = positions.get(&split.name()) {
-                        split.seek(*position).map_err(unusable)?;
-                    }
-                }
-            }
+            let hand = deal(&source, &uid, site)?;
             let idle_timeout = site.config.idle_timeout;
-            Ok(SourceTask::<S, N>::new(node, splits, idle_timeout, next))
+            Ok(SourceTask::<S, N>::new(node, hand, idle_timeout, next))
         });
         if let Some(task) = task {
             graph.tasks.push(Box::new(task));
@@ -80,6 +63,8 @@ enum Standing {
 struct SourceTask<S: Source, N> {
     node: NodeId,
     splits: Vec<OpenSplit<S::Batch>>,
+    /// Into how many shares the source was dealt.
+    shares: u32,
     turn: usize,
     batch: S::Batch,
     idle_timeout: Duration,
@@ -95,14 +80,16 @@ struct SourceTask<S: Source, N> {
 }
 
 impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
-    fn new(node: NodeId, splits: Vec<Box<dyn Split<Batch = S::Batch>>>, idle_timeout: Duration, next: N) -> Self {
-        let splits = splits
+    fn new(node: NodeId, hand: Hand<S::Batch>, idle_timeout: Duration, next: N) -> Self {
+        let splits = hand
+            .splits
             .into_iter()
             .map(|reader| OpenSplit { name: reader.name().into(), reader, standing: Standing::Active })
             .collect();
         SourceTask {
             node,
             splits,
+            shares: hand.shares,
             turn: 0,
             batch: S::Batch::default(),
             idle_timeout,
@@ -204,9 +191,9 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
     }
 
     fn pass_barrier(&mut self, barrier: Barrier, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        let positions: BTreeMap<&str, u64> =
-            self.splits.iter().map(|split| (&*split.name, split.reader.position())).collect();
-        cx.file(self.node, json!({ "positions": positions }));
+        let positions = self.splits.iter().map(|split| (split.name.to_string(), split.reader.position())).collect();
+        let filed = Filed { positions, shares: self.shares };
+        cx.file(self.node, serde_json::to_value(filed).expect("names and numbers are plain JSON"));
         self.next.signal(Signal::Barrier(barrier), cx)?;
         cx.passed();
         self.closed |= barrier.last;

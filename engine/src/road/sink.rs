@@ -63,6 +63,8 @@ pub trait Sink<T>: 'static {
 /// # Contract
 /// * `recover` comes first and once, with the committables of the checkpoint that is restored (none on a fresh start):
 ///   they become visible, and whatever else an earlier run left unfinished is thrown away.
+/// * Of a checkpoint taken by `p` shards, `recover` of shard `i` out of `q` gets the committables of every shard `j` with
+///   `j % q == i`, and answers for what those left unfinished. It may get those of several shards, or none.
 /// * `prepare(e)` closes the rows written since the last `prepare`; they stay invisible until `commit`. (Only the
 ///   connector can know; test it.)
 /// * `commit(c)` follows once the checkpoint is durable, and may come twice after a crash. (Checked by `harness chaos`.)
@@ -85,6 +87,10 @@ pub trait SinkWriter<T>: 'static {
 
     /// Makes a prepared epoch visible; doing it again changes nothing.
     fn commit(&mut self, committable: Committable) -> SinkFuture<()>;
+
+    /// Told before `recover` where the job goes on from a checkpoint: the epoch that it ended. A shard that did not exist
+    /// then gets no committables, and is not at the beginning all the same.
+    fn restored(&mut self, _epoch: Epoch) {}
 
     /// Brings a fresh writer to the state of a restored checkpoint.
     fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()>;
@@ -161,6 +167,10 @@ impl<T: 'static, W: SinkWriter<T>> Stage<T> for SinkStage<T, W> {
 impl<T: 'static, W: SinkWriter<T>> SinkEnd for Written<T, W> {
     fn commit(&mut self, committable: Committable) -> SinkFuture<()> {
         self.0.commit(committable)
+    }
+
+    fn restored(&mut self, epoch: Epoch) {
+        self.0.restored(epoch);
     }
 
     fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()> {

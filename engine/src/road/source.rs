@@ -10,6 +10,8 @@ use super::rows::Batch;
 /// # Contract
 /// * The splits of all shards together are the input, each exactly once. (Only the source can know; test it.)
 /// * After `seek(p)`, `poll` yields the same rows as it did the first time from `p`. (Checked by `harness chaos`.)
+/// * A position belongs to one split: a checkpoint with a position that no split claims, or two do, is refused. (Checked
+///   at the start.)
 pub trait Source: 'static {
     /// The container that a split fills: `Vec<T>`, or [`Lines`](super::rows::Lines) for raw bytes.
     type Batch: Batch;
@@ -19,6 +21,15 @@ pub trait Source: 'static {
     /// # Errors
     /// What stands in the way, said so that the reader can mend it.
     fn open(&self, shard: u32, shards: u32) -> Result<Vec<Box<dyn Split<Batch = Self::Batch>>>, SourceError>;
+
+    /// Whether the splits of all shards together are the same ones however many shards there are, as a log's partitions.
+    ///
+    /// It decides what becomes of them when a job goes on with another number of shards. The same splits are dealt out
+    /// anew: each goes on from its position wherever it is read now. Otherwise, as by default, the job keeps the splits it
+    /// began with: `open(share, shares)` is asked for each of the shares there were, and whole shares are dealt out.
+    fn splits_are_fixed(&self) -> bool {
+        false
+    }
 
     /// A short description for plans and logs: `log /data/ads`.
     fn describe(&self) -> String;

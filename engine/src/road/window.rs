@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use millstream_state::{Key, Namespace, ScanCursor, Table};
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::aggregate::Aggregate;
 use super::chain::{Signal, Stage};
@@ -158,6 +158,23 @@ pub(crate) struct Windows<T: ?Sized, K, A: Aggregate<T>, M, N> {
     mode: PhantomData<fn(&T) -> M>,
 }
 
+/// What a window operator keeps of itself beside its panes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct WindowsBlob {
+    /// How far time had come.
+    pub(crate) watermark: Timestamp,
+    /// Rows that came too late for their window, since the job began.
+    pub(crate) late: u64,
+}
+
+impl WindowsBlob {
+    /// What two shards kept, as one. A barrier finds the same watermark on every shard; if not, the earlier one promises
+    /// less.
+    pub(crate) fn merge(self, other: WindowsBlob) -> WindowsBlob {
+        WindowsBlob { watermark: self.watermark.min(other.watermark), late: self.late + other.late }
+    }
+}
+
 /// A pane on its way out.
 struct Firing {
     start: i64,
@@ -201,10 +218,10 @@ where
     M: Folding<T, A>,
     N: Stage<Windowed<K, A::Out>>,
 {
-    /// A window operator over `table`, which a restore may have filled; `watermark` is how far time had come.
+    /// A window operator over `table`, which a restore may have filled.
     pub(crate) fn new(
         table: Table<K, A::Acc>,
-        watermark: Timestamp,
+        restored: WindowsBlob,
         aggregate: A,
         panes: Panes,
         node: NodeId,
@@ -214,11 +231,11 @@ where
             table,
             aggregate,
             panes,
-            watermark,
+            watermark: restored.watermark,
             complete_at: None,
             firing: None,
             idle_after: false,
-            late: 0,
+            late: restored.late,
             split: Vec::new(),
             out: Dense::default(),
             node,
@@ -348,7 +365,8 @@ where
             }
             Signal::Barrier(barrier) => {
                 assert!(!self.is_firing(), "a barrier waits until the firing is done");
-                let small = json!({ "watermark": self.watermark, "late": self.late });
+                let small = WindowsBlob { watermark: self.watermark, late: self.late };
+                let small = serde_json::to_value(small).expect("numbers are plain JSON");
                 cx.freeze(self.node, &mut self.table.store(), barrier, small);
                 self.next.signal(signal, cx)
             }

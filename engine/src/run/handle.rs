@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use millstream_state::Restored;
 
 use super::fault::JobError;
 use super::metrics::{ShardCounters, ShardReport};
@@ -70,6 +71,8 @@ pub struct JobReport {
     pub elapsed: Duration,
     /// The epoch the last attempt started from; zero: from the beginning.
     pub restored_epoch: u64,
+    /// What that took, where it started from a checkpoint.
+    pub restored: Option<RestoreReport>,
     /// Whether it was asked to stop before its input had ended.
     pub stopped: bool,
     /// Why it was restarted, time after time.
@@ -78,6 +81,36 @@ pub struct JobReport {
     pub checkpoints: CheckpointReport,
     /// What its shards measured, all together.
     pub measured: ShardReport,
+}
+
+/// What a start from a checkpoint took.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct RestoreReport {
+    /// Shards that made the checkpoint.
+    pub shards_before: u32,
+    /// Shards that go on from it.
+    pub shards: u32,
+    /// From the start of the shards until all of them had their state and their sinks were clean.
+    pub took: Duration,
+    /// What was read and put in place, all shards and operators together. A snapshot file that several shards needed was
+    /// read by each of them.
+    pub state: Restored,
+}
+
+impl fmt::Display for RestoreReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RestoreReport { shards_before, shards, took, state } = self;
+        write!(
+            f,
+            "restored from {shards_before} to {shards} shards in {:.3} s: {} bytes read, {} entries; {} pages taken over \
+             whole, {} entries moved by key",
+            took.as_secs_f64(),
+            state.bytes_read,
+            state.entries,
+            state.pages_moved,
+            state.entries_moved
+        )
+    }
 }
 
 /// What checkpoints took.
@@ -127,6 +160,10 @@ impl fmt::Display for JobReport {
             self.restarts.len(),
             measured.late,
             measured.skipped
-        )
+        )?;
+        match &self.restored {
+            Some(restored) => write!(f, "\n{restored}"),
+            None => Ok(()),
+        }
     }
 }

@@ -49,7 +49,7 @@ pub struct ShardReport {
     pub first_event: Option<Nanos>,
     /// Rows that sources took in.
     pub events_in: u64,
-    /// Contributions that came too late for their window.
+    /// Contributions that came too late for their window, since the job began: checkpoints keep the count.
     pub late: u64,
     /// Rows that were dropped or became dead letters because their closure failed.
     pub skipped: u64,

@@ -20,12 +20,12 @@ use hdrhistogram::Histogram;
 use millstream_network::frame::Route;
 use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_network::{Doorbell, LaneConfig, lane};
-use millstream_state::{Epoch, Manifest, Part, Store, StoreConfig, StoreError};
+use millstream_state::{Epoch, Manifest, Part, Restored, Store, StoreConfig, StoreError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
 
 use super::fault::JobError;
-use super::handle::{CheckpointReport, JobHandle, JobReport};
+use super::handle::{CheckpointReport, JobHandle, JobReport, RestoreReport};
 use super::machine;
 use super::metrics::{ShardCounters, ShardReport};
 use super::publisher::{Published, Publisher};
@@ -77,6 +77,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
         highest: Epoch(0),
         is_swept: false,
         checkpoints: empty_checkpoint_report(),
+        restored: None,
     };
     // A manifest that does not fit is a usage error, told before anything runs.
     let newest = lead.newest_before(None).map_err(unusable)?;
@@ -168,6 +169,8 @@ pub(super) struct Lead {
     /// What attempts of other processes have left was deleted.
     is_swept: bool,
     pub(super) checkpoints: CheckpointReport,
+    /// What the attempt at hand took to restore.
+    restored: Option<RestoreReport>,
 }
 
 /// How an attempt ended.
@@ -198,6 +201,7 @@ impl Lead {
     fn run(&mut self, mut restored: Option<Arc<Manifest>>) -> Result<JobReport, JobError> {
         loop {
             let restored_epoch = restored.as_ref().map_or(Epoch(0), |manifest| manifest.epoch);
+            self.restored = None;
             let (outcome, measured) = self.attempt(restored.take());
             match outcome {
                 Outcome::Finished { at } => {
@@ -208,6 +212,7 @@ impl Lead {
                         guarantee: self.plan.guarantee(),
                         elapsed,
                         restored_epoch: restored_epoch.0,
+                        restored: self.restored,
                         stopped: self.stop.load(Ordering::Relaxed),
                         restarts: std::mem::take(&mut self.restarts),
                         checkpoints: std::mem::replace(&mut self.checkpoints, empty_checkpoint_report()),
@@ -234,8 +239,9 @@ impl Lead {
                 return (Outcome::Refused(error), measured);
             }
         };
+        let started = self.clock.now();
         let outcome = match self.start_shards(restored.clone(), tell, &mut running) {
-            Ok(()) => self.lead(&mut running, &news, &publisher, restored.map_or(Epoch(0), |manifest| manifest.epoch)),
+            Ok(()) => self.lead(&mut running, &news, &publisher, restored.as_deref(), started),
             Err(error) => Outcome::Refused(error),
         };
         for shard in &running {
@@ -323,14 +329,25 @@ impl Lead {
         running: &mut [Running],
         news: &Receiver<(u32, News)>,
         publisher: &Publisher,
-        restored: Epoch,
+        restored: Option<&Manifest>,
+        started: Nanos,
     ) -> Outcome {
+        let mut state = Restored::default();
         for _ in 0..running.len() {
             match self.news(running, news) {
-                Some(News::Ready) => {}
+                Some(News::Ready(taken)) => state = state + taken,
                 Some(News::Refused(error)) => return Outcome::Refused(error),
                 other => return Outcome::Failed { why: format!("a shard did not start: {other:?}"), is_final: false },
             }
+        }
+        self.restored = restored.map(|manifest| RestoreReport {
+            shards_before: manifest.shards,
+            shards: self.config.shards,
+            took: self.clock.now().since(started),
+            state,
+        });
+        if let Some(report) = self.restored.filter(|report| report.shards_before != report.shards) {
+            tracing::info!("{report}");
         }
         self.sweep_once();
         let settings = EpochSettings {
@@ -340,8 +357,9 @@ impl Lead {
             tolerable_failures: self.config.tolerable_failures,
         };
         let began = self.clock.now();
+        let epoch = restored.map_or(Epoch(0), |manifest| manifest.epoch);
         // A manifest that is not believed has its name all the same.
-        let mut coordinator = Coordinator::new(settings, restored.max(self.highest), began);
+        let mut coordinator = Coordinator::new(settings, epoch.max(self.highest), began);
         let mut under_way = UnderWay { injected: began, bytes: 0 };
         let mut told_to_stop = false;
         for shard in running.iter() {
@@ -389,7 +407,7 @@ impl Lead {
                 Ok((shard, News::InputEnded)) => coordinator.handle(self.clock.now(), Message::InputEnded { shard }),
                 Ok((_, News::Failed { why, is_final })) => return Outcome::Failed { why, is_final },
                 Ok((_, News::Refused(error))) => return Outcome::Refused(error),
-                Ok((shard, News::Ready)) => unreachable!("shard {shard} is ready once"),
+                Ok((shard, News::Ready(_))) => unreachable!("shard {shard} is ready once"),
                 Err(RecvTimeoutError::Timeout) => {
                     coordinator.tick(self.clock.now());
                     self.wake_stuck(running);

@@ -88,12 +88,6 @@ impl Lead {
                 manifest.epoch.0, manifest.graph, self.plan
             )));
         }
-        if manifest.shards != self.config.shards {
-            return Err(JobError::Mismatch(format!(
-                "the checkpoint of epoch {} in {dir} was made by {} shards and this run has {}: run it with {} shards",
-                manifest.epoch.0, manifest.shards, self.config.shards, manifest.shards
-            )));
-        }
         Ok(Some(Arc::new(manifest)))
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
 use millstream_network::Doorbell;
-use millstream_state::{Epoch, Manifest, Part, Store};
+use millstream_state::{Epoch, Manifest, Part, Restored, Store};
 
 use super::fault::{Fault, JobError};
 use super::io::{IoRoom, Slot};
@@ -60,12 +60,25 @@ pub(crate) enum Order {
 /// What a shard tells the lead.
 #[derive(Debug)]
 pub(crate) enum News {
-    Ready,
+    /// Built, and its sinks are clean; what its state took to restore.
+    Ready(Restored),
     InputEnded,
-    Acknowledged { epoch: Epoch, part: Part, bytes: u64 },
-    Declined { epoch: Epoch, why: String },
-    Committed { epoch: Epoch },
-    Failed { why: String, is_final: bool },
+    Acknowledged {
+        epoch: Epoch,
+        part: Part,
+        bytes: u64,
+    },
+    Declined {
+        epoch: Epoch,
+        why: String,
+    },
+    Committed {
+        epoch: Epoch,
+    },
+    Failed {
+        why: String,
+        is_final: bool,
+    },
     Refused(JobError),
 }
 
@@ -109,7 +122,7 @@ pub(crate) async fn run(start: ShardStart) -> ShardReport {
         tell(News::Refused(error));
         return shard.report;
     }
-    tell(News::Ready);
+    tell(News::Ready(shard.taken));
     if let Err(fault) = shard.turn_until_halted().await {
         tell(News::Failed { why: fault.describe(&shard.plan), is_final: fault.is_final() });
     }
@@ -144,6 +157,8 @@ struct Shard {
     news: Sender<(u32, News)>,
     counters: Arc<ShardCounters>,
     restored: Option<Arc<Manifest>>,
+    /// What that took.
+    taken: Restored,
     io: Rc<IoRoom>,
     clock: Clock,
     /// What the job's closures read.
@@ -172,6 +187,7 @@ impl Shard {
             config: start.config.clone(),
             store,
             restored: start.restored.clone(),
+            taken: Cell::default(),
             edges: start.edges,
         };
         let flow = Flow::new(Graph::new(Some(site)));
@@ -204,6 +220,7 @@ impl Shard {
             news: start.news,
             counters: start.counters,
             restored: start.restored,
+            taken: graph.site.map_or(Restored::default(), |site| site.taken.get()),
             io,
             clock: Clock::system(),
             current: Cell::new(NodeId(0)),
@@ -461,12 +478,15 @@ struct RecoverVisitor<'a> {
 
 impl StateVisitor for RecoverVisitor<'_> {
     fn sink(&mut self, node: NodeId, sink: &mut dyn SinkEnd) {
-        let uid = self.shard.plan.uid(node);
-        let part = self.shard.restored.as_deref().and_then(|manifest| {
-            let part = manifest.parts.iter().find(|part| part.shard == self.shard.shard)?;
-            part.operators.iter().find(|operator| operator.uid == uid)
-        });
-        let committables = part.map_or(Vec::new(), |part| part.committables.clone());
+        let (uid, shards) = (self.shard.plan.uid(node), self.shard.config.shards);
+        let mut committables = Vec::new();
+        if let Some(manifest) = self.shard.restored.as_deref() {
+            sink.restored(manifest.epoch);
+            // Of shards that are no more, too: each is looked after by one of those there are.
+            let ours = manifest.parts.iter().filter(|part| part.shard % shards == self.shard.shard);
+            let operators = ours.flat_map(|part| &part.operators).filter(|operator| operator.uid == uid);
+            committables.extend(operators.flat_map(|operator| operator.committables.iter().cloned()));
+        }
         self.slots.push((node, self.shard.io.spawn(sink.recover(committables))));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use millstream_state::PageStore;
+use millstream_state::{Epoch, PageStore};
 
 use super::fault::Fault;
 use crate::epoch::Barrier;
@@ -162,6 +162,8 @@ pub trait StateVisitor {
 pub trait SinkEnd {
     /// Makes a prepared epoch visible.
     fn commit(&mut self, committable: Committable) -> SinkFuture<()>;
+    /// Says which epoch the restored checkpoint ended.
+    fn restored(&mut self, epoch: Epoch);
     /// Brings a fresh writer to the state of a restored checkpoint.
     fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()>;
 }

@@ -140,6 +140,10 @@ impl<C: CampaignName + Send + 'static> SinkWriter<ResultRow<C>> for OutputWriter
         each!(&mut self.target, writer => SinkWriter::<ResultRow<C>>::commit(writer, committable))
     }
 
+    fn restored(&mut self, epoch: Epoch) {
+        each!(&mut self.target, writer => SinkWriter::<ResultRow<C>>::restored(writer, epoch));
+    }
+
     fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()> {
         each!(&mut self.target, writer => SinkWriter::<ResultRow<C>>::recover(writer, committables))
     }

@@ -33,6 +33,10 @@ impl<S: Source> Source for Paced<S> {
         Ok(paced.collect())
     }
 
+    fn splits_are_fixed(&self) -> bool {
+        self.source.splits_are_fixed()
+    }
+
     fn describe(&self) -> String {
         // The pace is left out: it is no part of what a checkpoint must fit.
         self.source.describe()

@@ -77,36 +77,19 @@ impl Savepoint {
         self.store.directory()
     }
 
-    /// What a job of so many shards starts from: what operators keep besides keyed state, as a checkpoint's manifest.
-    /// Committables of shards that are no more go to those that are.
+    /// What operators keep besides keyed state, as a manifest of a checkpoint without tables: what a job starts from.
     #[must_use]
-    pub fn as_manifest(&self, shards: u32) -> Manifest {
-        let SavepointManifest { job, epoch, created_ms, graph_fingerprint, graph, .. } = self.manifest.clone();
-        let mut parts: Vec<Part> =
-            (0..self.manifest.shards.max(shards).max(1)).map(|shard| Part { shard, operators: Vec::new() }).collect();
-        for operator in &self.manifest.operators {
-            for saved in &operator.parts {
-                let (uid, blob) = (operator.uid.clone(), saved.blob.clone());
-                let (tables, committables) = (Vec::new(), Vec::new());
-                if let Some(part) = parts.get_mut(saved.shard as usize) {
-                    part.operators.push(OperatorPart { uid, blob, tables, committables });
-                }
-            }
-            for saved in operator.parts.iter().filter(|saved| !saved.committables.is_empty()) {
-                let heir = &mut parts[(saved.shard % shards.max(1)) as usize].operators;
-                let own = heir.iter_mut().find(|part| part.uid == operator.uid);
-                match own {
-                    Some(own) => own.committables.extend(saved.committables.iter().cloned()),
-                    None => heir.push(OperatorPart {
-                        uid: operator.uid.clone(),
-                        blob: saved.blob.clone(),
-                        tables: Vec::new(),
-                        committables: saved.committables.clone(),
-                    }),
-                }
-            }
-        }
-        let format_version = FORMAT_VERSION;
+    pub fn as_manifest(&self) -> Manifest {
+        let SavepointManifest { job, epoch, created_ms, graph_fingerprint, graph, shards, .. } = self.manifest.clone();
+        let part = |shard: u32| {
+            let of_operator = |operator: &SavedOperator| {
+                let saved = operator.parts.iter().find(|saved| saved.shard == shard)?.clone();
+                let (uid, tables) = (operator.uid.clone(), Vec::new());
+                Some(OperatorPart { uid, blob: saved.blob, tables, committables: saved.committables })
+            };
+            Part { shard, operators: self.manifest.operators.iter().filter_map(of_operator).collect() }
+        };
+        let (format_version, parts) = (FORMAT_VERSION, (0..shards).map(part).collect());
         Manifest { format_version, job, epoch, created_ms, graph_fingerprint, graph, shards, parts }
     }
 

@@ -322,6 +322,7 @@ impl World {
                 config: config.clone(),
                 store: Some(self.store.clone()),
                 restored: restored.clone(),
+                taken: Cell::default(),
                 edges: std::mem::take(&mut laid[shard]),
             };
             let (script, graph) = self.describe(Flow::new(Graph::new(Some(site))), shard, positions[shard]);
@@ -430,8 +431,6 @@ impl World {
             shard.tasks.iter_mut().for_each(|task| task.states(&mut verdict));
         }
         if ends == Ends::Crash {
-            let operators = parts.iter().flat_map(|part| &part.operators);
-            self.late += operators.filter_map(|operator| operator.blob["late"].as_u64()).sum::<u64>();
             let plan = &self.shards[0].plan;
             let manifest = Manifest {
                 format_version: FORMAT_VERSION,
