@@ -55,7 +55,7 @@ pub use job::flow::{Flow, Job};
 pub use job::keyed::{KeyedStream, WindowedStream};
 pub use job::stream::Stream;
 pub use millstream_macros::event;
-pub use millstream_state::{Both, Epoch, Fixed, Key, Patience, StoreConfig, Text, schema};
+pub use millstream_state::{Both, Epoch, Fixed, JobSchemas, Key, Patience, SavepointReport, StoreConfig, Text, schema};
 pub use road::aggregate::{Aggregate, Avg, Count, Max, Min, Number, Sum};
 pub use road::chain::Chain;
 pub use road::event_time::Watermarks;

@@ -1,9 +1,8 @@
 //! A keyed stream and its windows: what a user says between `key_by` and `aggregate`.
 
-use std::any::type_name;
 use std::rc::Rc;
 
-use millstream_state::{Fixed, Key, Table};
+use millstream_state::{Fixed, Key, PageStore, Table};
 use serde::Deserialize;
 
 use super::flow::Flow;
@@ -53,8 +52,8 @@ impl<C: Chain, G: Keying<C::Out>> WindowedStream<C, G> {
     /// late; see [`Watermarks::bounded`](crate::Watermarks::bounded).
     pub fn aggregate<A: Aggregate<C::Out> + 'static>(self, aggregate: A) -> Stream<WindowAggregate<C, G, A>> {
         let WindowedStream { keyed: KeyedStream { stream, key }, window } = self;
-        let detail = format!("{window:?} {} -> {}", type_name::<G::Key>(), type_name::<A::Acc>());
-        let node = stream.flow.node("window", detail, Some(stream.node));
+        let node = stream.flow.node("window", format!("{window:?}"), Some(stream.node));
+        stream.flow.keeps(node, |keyed| drop(panes_table::<G::Key, A::Acc>(keyed)));
         let flow: Flow = stream.flow;
         let edge = {
             let plan = &mut flow.graph().plan;
@@ -142,11 +141,16 @@ where
     })
 }
 
+/// Declares a window operator's one state.
+fn panes_table<K: Key, V: Fixed>(keyed: &PageStore) -> Table<K, V> {
+    keyed.table("panes")
+}
+
 /// An operator's table and what it keeps beside it: fresh, or from the checkpoint.
 fn restore<K: Key, V: Fixed>(site: &Site, uid: &str) -> Result<(Table<K, V>, WindowsBlob), JobError> {
     let unusable = |error: &dyn std::fmt::Display| JobError::Unusable(format!("operator \"{uid}\": {error}"));
     let (mut keyed, parts) = site.keyed_state(uid)?;
-    let table = keyed.table("panes");
+    let table = panes_table(&keyed);
     let mut merged: Option<WindowsBlob> = None;
     for part in &parts {
         let of_part = WindowsBlob::deserialize(&part.blob).map_err(|error| unusable(&error))?;

@@ -8,5 +8,6 @@ pub(crate) mod panics;
 pub(crate) mod process;
 pub(crate) mod publisher;
 pub(crate) mod resume;
+pub(crate) mod savepoints;
 pub(crate) mod shard;
 pub mod task;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
 use millstream_network::Doorbell;
-use millstream_state::{Epoch, Manifest, Part, Restored, Store};
+use millstream_state::{Epoch, Manifest, Part, Restored, Savepoint, Store};
 
 use super::fault::{Fault, JobError};
 use super::io::{IoRoom, Slot};
@@ -93,6 +93,8 @@ pub(crate) struct ShardStart {
     pub(crate) orders: Receiver<Order>,
     pub(crate) news: Sender<(u32, News)>,
     pub(crate) restored: Option<Arc<Manifest>>,
+    /// Where the keyed state of `restored` is, if that is no checkpoint.
+    pub(crate) savepoint: Option<Arc<Savepoint>>,
     pub(crate) store: Option<Store>,
     pub(crate) counters: Arc<ShardCounters>,
     /// Where the loop leaves its waker for the watchdog.
@@ -187,6 +189,7 @@ impl Shard {
             config: start.config.clone(),
             store,
             restored: start.restored.clone(),
+            savepoint: start.savepoint,
             taken: Cell::default(),
             edges: start.edges,
         };

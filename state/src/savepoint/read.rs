@@ -226,7 +226,9 @@ impl PageStore {
         allow_dropped: bool,
     ) -> Result<Restored, RestoreError> {
         let range = self.range();
-        let intakes = self.intakes(&self.laid_out(operator), allow_dropped)?;
+        let declared = self.declared();
+        let stored: Vec<StatePart> = operator.states.iter().map(|saved| saved.laid_out_for(&declared)).collect();
+        let intakes = self.intakes(&stored, allow_dropped)?;
         let mut restored = Restored::default();
         for file in operator.files.iter().filter(|file| file.range.meets(range)) {
             restored.files += 1;
@@ -240,21 +242,8 @@ impl PageStore {
             })?;
         }
         restored.pages = self.pages.in_use as usize;
+        restored.entries_moved = restored.entries;
         Ok(restored)
-    }
-
-    /// The saved states, as if they lay in pages as ours do: a savepoint knows no pages.
-    fn laid_out(&self, operator: &SavedOperator) -> Vec<StatePart> {
-        let declared = self.declared();
-        let part = |saved: &SavedState| {
-            let mut part =
-                StatePart::new(&saved.name, saved.key.clone(), saved.value.clone(), crate::LayoutPart::Slotted);
-            if let Some(own) = crate::DeclaredState::of_stored(&declared, &part) {
-                part.layout = own.state.layout;
-            }
-            part
-        };
-        operator.states.iter().map(part).collect()
     }
 
     /// Puts an entry in, if it is ours; says whether it was.
