@@ -127,7 +127,7 @@ fn judge_operator(uid: &str, stored: &str, own: &str, plan: &Plan, allow_dropped
     if !is_named && road_to(stored, uid) != road_to(own, uid) {
         return Err(format!(
             "operator \"{uid}\" has no name of its own, and others before it have changed, so it may be another one; give \
-             it a name that says it is the same, .name(\"{uid}\")"
+             it a name that says it is the same, .named(\"{uid}\")"
         ));
     }
     Ok(())
