@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{Field, Schema, Variant};
 use crate::fixed::Both;
+use crate::stored::AsArchived;
 use crate::text::Text;
 
 /// A type whose archived form a [`Schema`] describes.
@@ -82,6 +83,13 @@ impl<T: Described, const N: usize> Described for [T; N] {
 impl<A: Described, B: Described> Described for Both<A, B> {
     fn schema() -> Schema {
         Schema::Tuple(vec![A::schema(), B::schema()])
+    }
+}
+
+/// A tuple of one: archived as what is in it, and yet not taken for a key that is kept as its bare text.
+impl<T: Described> Described for AsArchived<T> {
+    fn schema() -> Schema {
+        Schema::Tuple(vec![T::schema()])
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::read::prepend;
 use super::{Name, Value};
 use crate::fixed::Both;
+use crate::stored::AsArchived;
 use crate::text::Text;
 
 /// A type that can be made from a [`Value`], of its own schema or of an older one.
@@ -236,6 +237,12 @@ impl<T: FromValue, const N: usize> FromValue for [T; N] {
 impl<A: FromValue, B: FromValue> FromValue for Both<A, B> {
     fn from_value(value: &Value) -> Result<Self, ValueError> {
         <(A, B)>::from_value(value).map(|(first, second)| Both(first, second))
+    }
+}
+
+impl<T: FromValue> FromValue for AsArchived<T> {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        <(T,)>::from_value(value).map(|(own,)| AsArchived(own))
     }
 }
 

@@ -50,6 +50,16 @@ pub fn read(schema: &Schema, bytes: &[u8], root_at: usize) -> Result<Value, Read
 #[derive(Debug)]
 pub struct Reader {
     shapes: Shapes,
+    bare: Option<Bare>,
+}
+
+/// What a table keeps as it is when it is a key: see [`SlotKey`](crate::SlotKey).
+#[derive(Clone, Copy, Debug)]
+enum Bare {
+    /// A `String`: its text.
+    Text,
+    /// A `Vec<u8>`: its bytes.
+    Bytes,
 }
 
 impl Reader {
@@ -58,7 +68,12 @@ impl Reader {
     /// # Errors
     /// No type has this schema.
     pub fn new(schema: &Schema) -> Result<Reader, SchemaError> {
-        Ok(Reader { shapes: Shapes::new(schema)? })
+        let bare = match schema {
+            Schema::String => Some(Bare::Text),
+            Schema::List(item) if **item == Schema::U8 => Some(Bare::Bytes),
+            _ => None,
+        };
+        Ok(Reader { shapes: Shapes::new(schema)?, bare })
     }
 
     /// The bytes of a value's own part, without what it points to.
@@ -93,6 +108,22 @@ impl Reader {
     pub fn read_whole(&self, bytes: &[u8]) -> Result<Value, ReadError> {
         let root_at = bytes.len().checked_sub(self.root_bytes()).ok_or_else(|| ReadError::at(0, ReadWhy::Outside))?;
         self.read(bytes, root_at)
+    }
+
+    /// Reads a key from the bytes that a table keeps of it: a `String` is its text and a `Vec<u8>` its bytes, any other key
+    /// is archived.
+    ///
+    /// # Errors
+    /// The bytes are no key of this schema.
+    pub fn read_key(&self, bytes: &[u8]) -> Result<Value, ReadError> {
+        match self.bare {
+            None => self.read_whole(bytes),
+            Some(Bare::Bytes) => Ok(Value::List(bytes.iter().map(|&byte| Value::Unsigned(byte.into())).collect())),
+            Some(Bare::Text) => match std::str::from_utf8(bytes) {
+                Ok(text) => Ok(Value::Text(text.to_owned())),
+                Err(error) => Err(ReadError::at(error.valid_up_to(), ReadWhy::Text)),
+            },
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::*;
-use crate::{Both, Text};
+use crate::{AsArchived, Both, SlotKey, Text};
 
 /// What every type here can do.
 trait Whole:
@@ -219,6 +219,28 @@ fn maps_of_every_size_are_read_whole() {
         round((0..count).collect::<BTreeSet<u64>>());
     }
     round(HashMap::from([((), 5u8)]));
+}
+
+#[test]
+fn a_key_is_read_from_what_a_table_keeps() {
+    fn key<K: Described + FromValue + SlotKey + PartialEq + Debug>(own: K) -> String {
+        let reader = Reader::new(&K::schema()).unwrap();
+        let value = own.with_bytes(|bytes| reader.read_key(bytes)).unwrap();
+        assert_eq!(K::from_value(&value).unwrap(), own);
+        value.to_string()
+    }
+    assert_eq!(key(String::new()), r#""""#);
+    assert_eq!(key("a key of more than eight bytes".to_owned()), r#""a key of more than eight bytes""#);
+    assert_eq!(key(vec![0u8, 255]), "[0,255]");
+    assert_eq!(key(7u64), "7");
+    assert_eq!(key(Text::<5>::try_from("mill").unwrap()), r#""mill""#);
+    assert_eq!(key(AsArchived("mill".to_owned())), r#"["mill"]"#);
+    assert_eq!(
+        key(AsArchived(("a key of more than eight bytes".to_owned(), vec![1u8]))),
+        r#"[["a key of more than eight bytes",[1]]]"#
+    );
+    assert_ne!(String::schema().fingerprint(), <AsArchived<String>>::schema().fingerprint(), "they are kept otherwise");
+    assert_eq!(Reader::new(&Schema::String).unwrap().read_key(b"ab\xff").unwrap_err().at, 2);
 }
 
 #[test]
