@@ -59,7 +59,9 @@ pub use job::flow::{Flow, Job};
 pub use job::keyed::{KeyedStream, WindowedStream};
 pub use job::stream::Stream;
 pub use millstream_macros::{KeyedState, event};
-pub use millstream_state::{Both, Epoch, Fixed, Key, Patience, SnapshotSize, StoreConfig, Text, schema};
+pub use millstream_state::{
+    Both, Epoch, Fixed, JobSchemas, Key, Patience, SavepointReport, SnapshotSize, StoreConfig, Text, schema,
+};
 pub use road::aggregate::{Aggregate, Avg, Count, Max, Min, Number, Sum};
 pub use road::chain::Chain;
 pub use road::event_time::Watermarks;

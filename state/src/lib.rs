@@ -11,9 +11,10 @@
 //!
 //! The rooms, in the order an entry meets them: `fixed`, `key`, `text` and [`hash`] say what can be kept; `fold`, `table`,
 //! `directory`, `page` and `segment` keep it; `dirty`, `freeze`, `snapshot` and `chain` write it down; `file`,
-//! `store` and `manifest` make it a checkpoint; `restore` brings it back. Where pages lie in a file that outlives the process,
-//! `backing` has the file, `undo` what pages were at the last barriers, and `revive` brings them back without reading any.
-//! [`schema`] says what the bytes of all this mean, for those who do not know the types.
+//! `store` and `manifest` make it a checkpoint; `restore` and `rescale` bring it back, as `evolution` allows; `savepoint`
+//! keeps it apart from pages and shards. Where pages lie in a file that outlives the process, `backing` has the file, `undo`
+//! what pages were at the last barriers, and `revive` brings them back without reading any. [`schema`] says what the bytes of
+//! all this mean, for those who do not know the types.
 
 #[cfg(test)]
 mod auditor;
@@ -21,20 +22,24 @@ mod backing;
 mod chain;
 mod directory;
 mod dirty;
+mod evolution;
 mod file;
 mod fixed;
 mod fold;
 mod freeze;
 pub mod hash;
+mod judge;
 mod key;
 mod manifest;
 mod page;
 mod page_store;
 mod within;
+mod pending;
 mod rescale;
 mod residence;
 mod restore;
 mod revive;
+mod savepoint;
 pub mod schema;
 mod segment;
 mod shape;
@@ -48,16 +53,22 @@ mod text;
 mod undo;
 
 pub use backing::{Backing, Doubt, segments_of_job, sweep_segments};
+pub use evolution::{DeclaredState, Fit};
 pub use file::SnapshotFile;
 pub use fixed::{Both, Fixed, bytes_of, type_text};
 pub use freeze::{Drained, SnapshotSize};
 pub use hash::HashRange;
+pub use judge::{JobSchemas, Judged, OperatorSchemas, StateVerdict};
 pub use key::Key;
 pub use manifest::{FORMAT_VERSION, Manifest, ManifestError, OperatorPart, Part, TablePart};
 pub use page::{is_zero, same_bytes};
 pub use page_store::PageStore;
 pub use residence::{major_faults_of_thread, memory_bytes_max};
 pub use restore::{How, RestoreError, Restored};
+pub use savepoint::{
+    SAVEPOINT_FILE, SAVEPOINT_VERSION, SavedEntry, SavedFile, SavedOperator, SavedPart, SavedState, Savepoint,
+    SavepointError, SavepointManifest, SavepointReport,
+};
 pub use segment::{LINE_BYTES, PAGE_BYTES};
 pub use shape::{EntryBytes, LayoutPart, StatePart};
 pub use slotted_table::{Seen, SlottedTable};

@@ -116,23 +116,12 @@ impl Manifest {
     /// As it is written.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = serde_json::to_vec_pretty(self).expect("texts, numbers and JSON values always serialise");
-        bytes.push(b'\n');
-        let seal = seal(&bytes);
-        bytes.extend_from_slice(seal.as_bytes());
-        bytes
+        sealed(self)
     }
 
     /// Proves bytes that were read. No prefix of a manifest is one, and no manifest with anything behind it.
     pub fn from_bytes(bytes: &[u8]) -> Result<Manifest, ManifestError> {
-        let body_end = bytes.strip_suffix(b"\n").and_then(|lines| lines.iter().rposition(|&byte| byte == b'\n'));
-        let (body, last) = bytes.split_at(body_end.ok_or(ManifestError::Torn)? + 1);
-        if last != seal(body).as_bytes() {
-            let written = std::str::from_utf8(last).ok().and_then(|line| line.strip_prefix("crc32c "));
-            let written = written.and_then(|line| u32::from_str_radix(line.get(..8)?, 16).ok());
-            let written = written.ok_or(ManifestError::Torn)?;
-            return Err(ManifestError::Checksum { written, found: crc32c::crc32c(body) });
-        }
+        let body = unsealed(bytes)?;
         // The version first: another version's fields need not be ours.
         #[derive(Deserialize)]
         struct Versioned {
@@ -144,6 +133,28 @@ impl Manifest {
         }
         serde_json::from_slice(body).map_err(ManifestError::Fields)
     }
+}
+
+/// JSON and its last line.
+pub(crate) fn sealed(json: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(json).expect("texts, numbers and JSON values always serialise");
+    bytes.push(b'\n');
+    let seal = seal(&bytes);
+    bytes.extend_from_slice(seal.as_bytes());
+    bytes
+}
+
+/// The JSON of bytes whose last line is right.
+pub(crate) fn unsealed(bytes: &[u8]) -> Result<&[u8], ManifestError> {
+    let body_end = bytes.strip_suffix(b"\n").and_then(|lines| lines.iter().rposition(|&byte| byte == b'\n'));
+    let (body, last) = bytes.split_at(body_end.ok_or(ManifestError::Torn)? + 1);
+    if last != seal(body).as_bytes() {
+        let written = std::str::from_utf8(last).ok().and_then(|line| line.strip_prefix("crc32c "));
+        let written = written.and_then(|line| u32::from_str_radix(line.get(..8)?, 16).ok());
+        let written = written.ok_or(ManifestError::Torn)?;
+        return Err(ManifestError::Checksum { written, found: crc32c::crc32c(body) });
+    }
+    Ok(body)
 }
 
 /// The last line.

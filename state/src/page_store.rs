@@ -140,7 +140,7 @@ impl PageStore {
         );
         let number = u16::try_from(pages.states.len()).expect("an operator has fewer than 65,536 states");
         pages.header.states.push(part.clone());
-        pages.states.push(State { part, was: None, layout, ways, spaces: Vec::new(), expected: 0 });
+        pages.states.push(State { part, layout, ways, was: None, migrations: None, spaces: Vec::new(), expected: 0 });
         number
     }
 

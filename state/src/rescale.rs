@@ -13,38 +13,17 @@
 
 use std::convert::Infallible;
 
-use rkyv::util::AlignedVec;
-
 use crate::backing::Backing;
 use crate::dirty::Pages;
+use crate::evolution::Intake;
 use crate::hash::HashRange;
 use crate::manifest::TablePart;
 use crate::page_store::PageStore;
+use crate::pending::Pending;
 use crate::restore::{RestoreError, Restored, read_chain};
 use crate::segment::{Descriptor, Kind, NO_PAGE};
 use crate::shape::{EntryBytes, Layout, StatePart, Ways};
 use crate::{Store, TableConfig, slotted};
-
-/// An entry to be put in once the pages are in place.
-struct Pending {
-    state: u16,
-    namespace: i64,
-    key: AlignedVec<16>,
-    value: AlignedVec<16>,
-    expires_ms: i64,
-}
-
-impl Pending {
-    fn of(state: u16, entry: EntryBytes<'_>) -> Pending {
-        let EntryBytes { namespace, key, value, expires_ms } = entry;
-        let aligned = |bytes: &[u8]| {
-            let mut copy = AlignedVec::with_capacity(bytes.len());
-            copy.extend_from_slice(bytes);
-            copy
-        };
-        Pending { state, namespace, key: aligned(key), value: aligned(value), expires_ms }
-    }
-}
 
 impl PageStore {
     /// A part of a checkpoint of whose types nobody here knows, as it was: for looking into it.
@@ -102,52 +81,30 @@ impl PageStore {
         }
         Ok(())
     }
-
-    /// Checks that every stored state has a place here, before a byte of it is read.
-    pub(crate) fn check_states(&self, parts: &[TablePart]) -> Result<(), RestoreError> {
-        for stored in parts.iter().flat_map(|part| &part.states) {
-            self.place_of(stored)?;
-        }
-        Ok(())
-    }
-
-    /// The number of the state that takes a stored one's entries: the one of its name, or else the one that was called so.
-    fn place_of(&self, stored: &StatePart) -> Result<u16, RestoreError> {
-        let operator = &self.pages.config.operator;
-        let states = &self.pages.states;
-        let place = states.iter().position(|state| state.part.name == stored.name);
-        let place = place.or_else(|| states.iter().position(|state| state.was.as_ref() == Some(&stored.name)));
-        let Some(place) = place else {
-            return Err(RestoreError::Dropped { operator: operator.clone(), state: stored.name.clone() });
-        };
-        match crate::restore::differs(operator, stored, &self.pages.states[place].part) {
-            Some(error) => Err(error),
-            None => Ok(place as u16),
-        }
-    }
 }
 
 /// Fills the store from parts of any shards.
-pub(crate) fn restore(store: &mut PageStore, from: &Store, parts: &[TablePart]) -> Result<Restored, RestoreError> {
+pub(crate) fn restore(
+    store: &mut PageStore,
+    from: &Store,
+    parts: &[TablePart],
+    allow_dropped: bool,
+) -> Result<Restored, RestoreError> {
     let range = store.range();
     let mut restored = Restored::default();
-    let mut pending = Vec::new();
+    let mut pending = Pending::default();
     for part in parts.iter().filter(|part| part.range.meets(range)) {
         let config = store.pages.config.clone();
         let (old, read) = PageStore::restore_unknown(config, from, part)?;
         restored.files += read.files;
         restored.bytes_read += read.bytes_read;
-        let places = part.states.iter().map(|stored| store.place_of(stored)).collect::<Result<Vec<_>, _>>()?;
-        take_over(store, &old, part.range, &places, &mut pending)?;
+        let intakes = store.intakes(&part.states, allow_dropped)?;
+        take_over(store, &old, part.range, &intakes, &mut pending)?;
     }
     restored.pages_moved = store.pages.in_use as usize;
     restored.entries_moved = pending.len();
     store.adopt_taken_over(&mut restored)?;
-    for Pending { state, namespace, key, value, expires_ms } in pending {
-        let insert = store.pages.states[state as usize].ways.insert;
-        insert(store, state, namespace, &key, &value, expires_ms)?;
-        restored.entries += 1;
-    }
+    restored.entries += pending.insert_into(store)?;
     restored.pages = store.pages.in_use as usize;
     let held: usize = store.pages.states.iter().flat_map(|state| &state.spaces).map(|space| space.len).sum();
     if held != restored.entries {
@@ -164,8 +121,8 @@ fn take_over(
     store: &mut PageStore,
     old: &PageStore,
     old_range: HashRange,
-    places: &[u16],
-    pending: &mut Vec<Pending>,
+    intakes: &[Intake],
+    pending: &mut Pending,
 ) -> Result<(), RestoreError> {
     let range = store.range();
     let old: &Pages = &old.pages;
@@ -178,11 +135,11 @@ fn take_over(
         if descriptor.kind != Kind::Zero && !owned.meets(range) {
             continue;
         }
-        let body = old.segment.page(page);
-        let state = places[descriptor.state as usize];
+        let Intake::Into { state, by_page, migrate } = &intakes[descriptor.state as usize] else { continue };
+        let (body, state) = (old.segment.page(page), *state);
         let is_movable = match descriptor.kind {
-            Kind::Flat => true,
-            Kind::Slotted => slotted::longs(body) == 0,
+            Kind::Flat => *by_page,
+            Kind::Slotted => *by_page && slotted::longs(body) == 0,
             _ => false,
         };
         if is_movable && range.covers(owned) && old_range.covers(owned) {
@@ -197,20 +154,27 @@ fn take_over(
         let contradiction = |what: &str| RestoreError::Contradiction {
             operator: store.pages.config.operator.clone(),
             shard: store.pages.config.shard,
-            what: format!("page {page} has {what}"),
+            what: format!("page {page}: {what}"),
         };
         let ways = &store.pages.states[state as usize].ways;
         old.entries_of(page, |entry| {
-            let EntryBytes { key, value, .. } = entry;
-            if !(ways.is_key)(key) || !(ways.is_value)(value) {
-                return Err(contradiction("a key or value that is not one of its type"));
+            if !(ways.is_key)(entry.key) || !(migrate.is_some() || (ways.is_value)(entry.value)) {
+                return Err(contradiction("it has a key or value that is not one of its type"));
             }
-            let hash = (ways.hash)(key);
+            let hash = (ways.hash)(entry.key);
             if !old_range.contains(hash) || (descriptor.kind != Kind::Zero && !owned.contains(hash)) {
-                return Err(contradiction("a key that its hash does not lead to; was the key's hash64 changed?"));
+                return Err(contradiction(
+                    "it has a key that its hash does not lead to; was the key's hash64 changed?",
+                ));
             }
             if range.contains(hash) {
-                pending.push(Pending::of(state, entry));
+                match migrate {
+                    Some(migrate) => {
+                        let value = migrate(entry.value).map_err(|error| contradiction(&error.to_string()))?;
+                        pending.push(state, EntryBytes { value: &value, ..entry });
+                    }
+                    None => pending.push(state, entry),
+                }
             }
             Ok(())
         })?;

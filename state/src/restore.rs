@@ -12,9 +12,12 @@ use crate::backing::Doubt;
 use crate::chain::{Chain, SnapshotNumber};
 use crate::directory::Space;
 use crate::dirty::Pages;
+use crate::evolution::{Fit, fit};
 use crate::hash::PREFIX_BITS;
 use crate::manifest::TablePart;
 use crate::page_store::PageStore;
+use crate::savepoint::SavepointError;
+use crate::schema::Incompatible;
 use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE};
 use crate::shape::{Layout, StatePart};
 use crate::slotted::{self, OVERFLOW_BYTES};
@@ -131,6 +134,18 @@ pub enum RestoreError {
         /// As the job has it.
         wanted: String,
     },
+    /// The type of a state's keys or values is another one, in a way that no migration follows.
+    #[error("operator '{operator}', state '{state}': its {what} cannot be taken over: {change}. Nothing was changed")]
+    Changed {
+        /// Whose state.
+        operator: String,
+        /// Which.
+        state: String,
+        /// Its key or its value.
+        what: &'static str,
+        /// Which field, and both its types.
+        change: Box<Incompatible>,
+    },
     /// The job's operator has no such state.
     #[error(
         "operator '{operator}': the checkpoint holds a state '{state}' that the job's operator does not declare. \
@@ -165,6 +180,9 @@ pub enum RestoreError {
     /// The table has no room for it.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A savepoint cannot be read or believed.
+    #[error(transparent)]
+    Savepoint(Box<SavepointError>),
 }
 
 /// What is known of a page while the chain is being read; kept in the column that snapshots use later.
@@ -203,7 +221,23 @@ impl PageStore {
     /// # Errors
     /// When files cannot be read or believed, or hold state that does not fit; the store is of no use then.
     pub fn restore(&mut self, store: &Store, parts: &[TablePart]) -> Result<Restored, RestoreError> {
+        self.restore_some(store, parts, false)
+    }
+
+    /// The same; states without a place here may be left behind.
+    ///
+    /// # Errors
+    /// As [`restore`](PageStore::restore).
+    pub fn restore_some(
+        &mut self,
+        store: &Store,
+        parts: &[TablePart],
+        allow_dropped: bool,
+    ) -> Result<Restored, RestoreError> {
         let range = self.pages.config.range;
+        for part in parts {
+            self.intakes(&part.states, allow_dropped)?;
+        }
         if let [part] = parts
             && part.range == range
             && self.has_all(&part.states)
@@ -223,15 +257,18 @@ impl PageStore {
             self.pages.note_restored(&part.files);
             return Ok(restored);
         }
-        self.check_states(parts)?;
         let why = if self.pages.undo.is_some() { Doubt::Parts } else { Doubt::Anonymous };
-        let restored = crate::rescale::restore(self, store, parts)?;
+        let restored = crate::rescale::restore(self, store, parts, allow_dropped)?;
         Ok(Restored { how: How::Full { why }, ..restored })
     }
 
-    /// Whether each of these states is one of the store's, of the same types.
+    /// Whether each of these states is one of the store's, kept in the same bytes.
     fn has_all(&self, stored: &[StatePart]) -> bool {
-        stored.iter().all(|stored| self.pages.header.states.contains(stored))
+        let operator = &self.pages.config.operator;
+        let is_same = |stored: &StatePart, own: &StatePart| {
+            own.name == stored.name && matches!(fit(operator, stored, own, false), Ok(Fit::Same))
+        };
+        stored.iter().all(|stored| self.pages.header.states.iter().any(|own| is_same(stored, own)))
     }
 
     /// As [`adopt_with_holes`](PageStore::adopt_with_holes), where nothing may be missing.
@@ -395,28 +432,19 @@ fn read_header(pages: &Pages, path: &Path, version: u8, text: &[u8]) -> Result<V
         let Some(number) = known else {
             return Err(RestoreError::Dropped { operator: operator(), state: stored.name.clone() });
         };
-        differs(&operator(), stored, &pages.header.states[number]).map_or(Ok(number as u16), Err)
+        let wanted = &pages.header.states[number];
+        match fit(&operator(), stored, wanted, false)? {
+            Fit::Same => Ok(number as u16),
+            Fit::Relaid | Fit::Additive(_) => Err(RestoreError::Types {
+                operator: operator(),
+                state: wanted.name.clone(),
+                what: "layout".to_owned(),
+                stored: format!("{:?}", stored.layout),
+                wanted: format!("{:?}", wanted.layout),
+            }),
+        }
     };
     stored.states.iter().map(|state| number_of(state).map_err(|error| Trouble::Final(Box::new(error)))).collect()
-}
-
-/// How a stored state's types differ from the wanted ones, if they do.
-pub(crate) fn differs(operator: &str, stored: &StatePart, wanted: &StatePart) -> Option<RestoreError> {
-    let types = |what: &str, stored: String, wanted_type: String| RestoreError::Types {
-        operator: operator.to_owned(),
-        state: wanted.name.clone(),
-        what: what.to_owned(),
-        stored,
-        wanted: wanted_type,
-    };
-    if stored.key != wanted.key {
-        return Some(types("key type", stored.key.to_string(), wanted.key.to_string()));
-    }
-    if stored.value != wanted.value {
-        return Some(types("value type", stored.value.to_string(), wanted.value.to_string()));
-    }
-    (stored.layout != wanted.layout)
-        .then(|| types("layout", format!("{:?}", stored.layout), format!("{:?}", wanted.layout)))
 }
 
 /// Makes sure that there can be such a page.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::directory::Space;
 use crate::dirty::Pages;
+use crate::evolution::Migrations;
 use crate::page::{Geometry, Pack, Unpack, entries, unpack_as};
 use crate::schema::Schema;
 use crate::segment::{Descriptor, Kind, NO_PAGE, PAGE_BYTES};
@@ -176,6 +177,8 @@ pub(crate) struct State {
     pub(crate) was: Option<String>,
     pub(crate) layout: Layout,
     pub(crate) ways: Ways,
+    /// How values of older types are brought up to date; none where that is not asked for.
+    pub(crate) migrations: Option<Migrations>,
     /// Ascending by namespace.
     pub(crate) spaces: Vec<Space>,
     /// Entries of the namespace that was dropped last: what the next new one may expect.

@@ -40,7 +40,7 @@ use crate::{Fixed, Namespace, StateError};
 /// ```
 pub struct SlottedTable<K, V> {
     store: PageStore,
-    state: u16,
+    pub(crate) state: u16,
     /// What time it is, as far as entries that end are concerned.
     now_ms: i64,
     scratch: AlignedVec,
@@ -134,7 +134,7 @@ impl<K: SlotKey, V: Stored> SlottedTable<K, V> {
         &self.store.pages
     }
 
-    fn pages_mut(&mut self) -> &mut Shared {
+    pub(crate) fn pages_mut(&mut self) -> &mut Shared {
         &mut self.store.pages
     }
 
@@ -671,6 +671,12 @@ impl<V: Stored> Deref for Seen<'_, V> {
 }
 
 impl<V: Stored<Archived: std::fmt::Debug>> std::fmt::Debug for Seen<'_, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<V: Stored<Archived: std::fmt::Display>> std::fmt::Display for Seen<'_, V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         (**self).fmt(f)
     }

@@ -128,7 +128,7 @@ fn state_of_other_types_is_refused_by_name() {
     let chain: Vec<FileRef> = store.newest().unwrap().manifest.unwrap().files().cloned().collect();
     let error = Table::<u64, i64>::restore(config(), &store, &chain).err().unwrap().to_string();
     assert!(
-        error.contains("operator 'clicks'") && error.contains("value type is u64, and the job's is i64"),
+        error.contains("operator 'clicks'") && error.contains("its value") && error.contains("was `u64` and is `i64`"),
         "{error}"
     );
     let error = Table::<u64, u64>::restore(TableConfig { bytes_max: 1, ..config() }, &store, &chain);

@@ -36,6 +36,8 @@ pub(crate) enum Message {
     Committed { shard: u32, epoch: Epoch },
     /// All sources of a shard have ended.
     InputEnded { shard: u32 },
+    /// Begin an epoch's checkpoint as soon as none is under way.
+    Checkpoint,
     /// Stop with a last checkpoint.
     Stop,
 }
@@ -85,6 +87,10 @@ pub(crate) struct Coordinator {
     next_at: Nanos,
     ended: Vec<bool>,
     stopping: bool,
+    /// A checkpoint was asked for, and has not been begun.
+    wanted: bool,
+    /// The last epoch that is committed everywhere.
+    committed: Epoch,
     failures_in_a_row: u32,
     actions: VecDeque<Action>,
 }
@@ -99,6 +105,8 @@ impl Coordinator {
             next_at: now,
             ended: vec![false; settings.shards as usize],
             stopping: false,
+            wanted: false,
+            committed: restored,
             failures_in_a_row: 0,
             actions: VecDeque::new(),
         };
@@ -109,6 +117,11 @@ impl Coordinator {
     /// The next thing to do, if any.
     pub(crate) fn poll(&mut self) -> Option<Action> {
         self.actions.pop_front()
+    }
+
+    /// The last epoch that is committed everywhere.
+    pub(crate) fn committed_epoch(&self) -> Epoch {
+        self.committed
     }
 
     /// When [`tick`](Coordinator::tick) is wanted at the latest.
@@ -124,6 +137,7 @@ impl Coordinator {
     pub(crate) fn tick(&mut self, now: Nanos) {
         match &self.stage {
             Stage::Quiet if self.wants_last() => self.begin(now, true),
+            Stage::Quiet if self.wanted => self.begin(now, false),
             Stage::Quiet if self.settings.interval.is_some() && now >= self.next_at => self.begin(now, false),
             Stage::Collecting { barrier, since, .. } if now.since(*since) >= self.settings.timeout => {
                 let (barrier, timeout) = (*barrier, self.settings.timeout);
@@ -142,6 +156,7 @@ impl Coordinator {
     fn apply(&mut self, now: Nanos, message: Message) {
         match message {
             Message::InputEnded { shard } => self.ended[shard as usize] = true,
+            Message::Checkpoint => self.wanted = true,
             Message::Stop => self.stopping = true,
             Message::Acknowledged { shard, epoch, part } => self.acknowledged(shard, epoch, part, now),
             Message::Declined { shard, epoch, why } => match &self.stage {
@@ -216,6 +231,7 @@ impl Coordinator {
         if !committed.iter().all(|committed| *committed) {
             return;
         }
+        self.committed = epoch;
         if barrier.last {
             self.stage = Stage::Finished;
             self.actions.push_back(Action::Finish);
@@ -231,6 +247,7 @@ impl Coordinator {
 
     fn begin(&mut self, now: Nanos, last: bool) {
         self.epoch = Epoch(self.epoch.0 + 1);
+        self.wanted = false;
         let barrier = Barrier { epoch: self.epoch, last };
         let parts = (0..self.settings.shards).map(|_| None).collect();
         self.stage = Stage::Collecting { barrier, since: now, parts };
@@ -302,6 +319,7 @@ mod tests {
                     coordinator.handle(now, Message::Committed { shard, epoch });
                 }
                 "ended" => coordinator.handle(now, Message::InputEnded { shard: number(1) as u32 }),
+                "want" => coordinator.handle(now, Message::Checkpoint),
                 "stop" => coordinator.handle(now, Message::Stop),
                 other => panic!("no such step: {other}"),
             }
@@ -410,6 +428,20 @@ mod tests {
              persist 2 of 1
              complete 2
              finish",
+        );
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_asked_for_begins_at_once_or_after_the_one_under_way() {
+        check(
+            1,
+            "at 10 | want | want | at 20 | want | ack 0 1 | durable 1 | commit 0 1 | ack 0 2 | durable 2 | commit 0 2 | at 50",
+            "inject 1
+             persist 1 of 1
+             complete 1
+             inject 2
+             persist 2 of 1
+             complete 2",
         );
     }
 

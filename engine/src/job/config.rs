@@ -20,6 +20,10 @@ pub struct Config {
     /// Settings of that place, beside those in the environment, and how long it is waited for: never longer than the
     /// checkpoint timeout.
     pub store: StoreConfig,
+    /// The savepoint to begin at, while there is no checkpoint yet.
+    pub from_savepoint: Option<PathBuf>,
+    /// Goes on where the job has no place any more for state that a checkpoint or savepoint holds: it is left behind.
+    pub allow_dropped: bool,
     /// Time from one checkpoint's start to the next one's; `None`: only the one at the end.
     pub checkpoint_interval: Option<Duration>,
     /// A checkpoint that takes longer is given up.
@@ -57,6 +61,8 @@ impl Default for Config {
             cores: Vec::new(),
             checkpoint_dir: None,
             store: StoreConfig::default(),
+            from_savepoint: None,
+            allow_dropped: false,
             checkpoint_interval: None,
             checkpoint_timeout: Duration::from_secs(600),
             tolerable_failures: 3,

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream_state::{JobSchemas, PageStore, TableConfig};
+
 use super::config::{Config, RestartStrategy};
 use super::graph::{Graph, Node, NodeId};
 use super::stream::Stream;
@@ -15,6 +17,9 @@ use crate::road::source::Source;
 use crate::run::fault::JobError;
 use crate::run::handle::{JobHandle, JobReport};
 use crate::time::{BatchClock, Clock};
+
+/// Address space for the pages of an operator that is only planned.
+const PLANNED_BYTES_MAX: usize = 1 << 20;
 
 /// The closure that says what flows. It runs once for planning and once on every shard.
 pub(crate) type Factory = Arc<dyn Fn(&Flow) + Send + Sync>;
@@ -101,6 +106,14 @@ impl Job {
         self
     }
 
+    /// Begins at a savepoint, a directory or an object store's prefix, with any number of shards. A job that finds a
+    /// checkpoint of its own goes on from that instead: to go back to the savepoint, name an empty place for checkpoints.
+    #[must_use]
+    pub fn from_savepoint(mut self, place: impl Into<PathBuf>) -> Job {
+        self.config.from_savepoint = Some(place.into());
+        self
+    }
+
     /// Folds on the sending shard first (the default), or not.
     #[must_use]
     pub fn combine(mut self, combine: bool) -> Job {
@@ -128,6 +141,14 @@ impl Job {
     /// When the closure's graph cannot run; the error says what to change.
     pub fn explain(&self) -> Result<String, JobError> {
         Ok(plan(&self.factory)?.to_string())
+    }
+
+    /// The states that the job's operators keep, for `harness checkpoint migrate --to`: print them as JSON.
+    ///
+    /// # Errors
+    /// As [`explain`](Job::explain).
+    pub fn schemas(&self) -> Result<JobSchemas, JobError> {
+        Ok(plan(&self.factory)?.schemas(&self.name))
     }
 
     /// Starts the job on threads of its own.
@@ -205,6 +226,19 @@ impl Flow {
         let edges = &mut self.graph().plan.edges;
         *edges += 1;
         *edges - 1
+    }
+
+    /// Notes which states an operator keeps: those that `declare` declares in a store that nothing is put into.
+    pub(crate) fn keeps(&self, node: NodeId, declare: impl FnOnce(&PageStore)) {
+        let config = TableConfig { bytes_max: PLANNED_BYTES_MAX, ..TableConfig::default() };
+        match PageStore::new(config) {
+            Ok(keyed) => {
+                declare(&keyed);
+                self.change(node, |node| node.states = Some(keyed.declared()));
+            }
+            // Without address space for pages, the operator itself will not get any either, and says so.
+            Err(error) => tracing::debug!(%error, "an operator's states are not known while planning"),
+        }
     }
 
     pub(crate) fn sink_node(&self, detail: String, guarantee: Guarantee, input: Option<NodeId>) -> NodeId {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use millstream_network::{Receiver, Sender};
 use millstream_state::{
-    Backing, HashRange, How, Manifest, OperatorPart, PageStore, RestoreError, Restored, Store, TableConfig, TablePart,
+    Backing, DeclaredState, HashRange, How, JobSchemas, Manifest, OperatorPart, OperatorSchemas, PageStore,
+    RestoreError, Restored, Savepoint, Store, TableConfig, TablePart,
 };
 
 use super::config::{Config, StateBacking};
@@ -33,9 +34,11 @@ pub(crate) struct Node {
     pub(crate) name: Option<String>,
     pub(crate) input: Option<NodeId>,
     /// The states it declares, in words; for people alone.
-    pub(crate) states: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// A sink's promise.
     pub(crate) guarantee: Option<Guarantee>,
+    /// The states it keeps; none where it does not say so while planning.
+    pub(crate) states: Option<Vec<DeclaredState>>,
 }
 
 /// The operators of a job.
@@ -47,7 +50,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn add(&mut self, kind: &'static str, detail: String, input: Option<NodeId>) -> NodeId {
-        self.nodes.push(Node { kind, detail, name: None, input, states: Vec::new(), guarantee: None });
+        self.nodes.push(Node { kind, detail, name: None, input, guarantee: None, notes: Vec::new(), states: None });
         NodeId(self.nodes.len() as u32 - 1)
     }
 
@@ -63,6 +66,15 @@ impl Plan {
             .concat()
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    }
+
+    /// The states of its operators, as far as these say.
+    pub(crate) fn schemas(&self, job: &str) -> JobSchemas {
+        let nodes = self.nodes.iter().enumerate();
+        let operators = nodes.filter_map(|(index, node)| {
+            Some(OperatorSchemas { uid: self.uid(NodeId(index as u32)), states: node.states.clone()? })
+        });
+        JobSchemas { job: job.to_owned(), operators: operators.collect() }
     }
 
     /// What the job promises: the weakest of its sinks.
@@ -124,7 +136,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (line, node) in self.lines().iter().zip(&self.nodes) {
             f.write_str(line)?;
-            node.states.iter().try_for_each(|state| writeln!(f, "      {state}"))?;
+            node.notes.iter().try_for_each(|note| writeln!(f, "      {note}"))?;
         }
         Ok(())
     }
@@ -136,6 +148,8 @@ pub(crate) struct Site {
     pub(crate) config: Arc<Config>,
     pub(crate) store: Option<Rc<Store>>,
     pub(crate) restored: Option<Arc<Manifest>>,
+    /// Where the keyed state of `restored` is, if that is no checkpoint.
+    pub(crate) savepoint: Option<Arc<Savepoint>>,
     /// What filling the operators' pages took so far.
     pub(crate) taken: Cell<Restored>,
     /// This shard's ends of every edge, in the order the edges are named.
@@ -223,16 +237,26 @@ impl Site {
         keyed: &mut PageStore,
         parts: &[&OperatorPart],
     ) -> Result<(), JobError> {
-        let Some(store) = &self.store else { return Ok(()) };
-        let ours = |part: &&TablePart| part.range.meets(keyed.range());
-        let tables: Vec<TablePart> = parts.iter().flat_map(|part| &part.tables).filter(ours).cloned().collect();
-        if tables.is_empty() {
-            return Ok(());
-        }
         let began = self.config.clock.now();
-        let restored = keyed.restore(store, &tables).map_err(|error| match error {
+        let restored = match (&self.savepoint, &self.store) {
+            (Some(savepoint), _) => {
+                let Some(operator) = savepoint.manifest().operator(uid) else { return Ok(()) };
+                keyed.restore_savepoint(savepoint, operator, self.config.allow_dropped)
+            }
+            (None, None) => return Ok(()),
+            (None, Some(store)) => {
+                let ours = |part: &&TablePart| part.range.meets(keyed.range());
+                let tables: Vec<TablePart> = parts.iter().flat_map(|part| &part.tables).filter(ours).cloned().collect();
+                if tables.is_empty() {
+                    return Ok(());
+                }
+                keyed.restore_some(store, &tables, self.config.allow_dropped)
+            }
+        };
+        let is_away = self.store.as_ref().is_some_and(|store| !store.is_local());
+        let restored = restored.map_err(|error| match error {
             // The store is away and the checkpoint as good as ever: an older one must not be taken for it.
-            RestoreError::Read { source, .. } if !store.is_local() && source.kind() != io::ErrorKind::NotFound => {
+            RestoreError::Read { source, .. } if is_away && source.kind() != io::ErrorKind::NotFound => {
                 JobError::Failed { cause: format!("operator \"{uid}\": {source}"), restarts: 0 }
             }
             RestoreError::Read { .. } | RestoreError::Damaged { .. } | RestoreError::Contradiction { .. } => {

@@ -1,9 +1,8 @@
 //! A keyed stream: what a user says between `key_by` and an aggregate, over windows or over all time.
 
-use std::any::type_name;
 use std::rc::Rc;
 
-use millstream_state::{Fixed, Key, Table};
+use millstream_state::{Fixed, Key, PageStore, Table};
 use serde::Deserialize;
 
 use super::flow::Flow;
@@ -62,8 +61,8 @@ impl<C: Chain, G: Keying<C::Out>> KeyedStream<C, G> {
     /// ```
     pub fn running<A: Aggregate<C::Out> + 'static>(self, aggregate: A) -> Stream<RunningAggregate<C, G, A>> {
         let KeyedStream { stream, key } = self;
-        let detail = format!("{} -> {}", type_name::<G::Key>(), type_name::<A::Acc>());
-        let node = stream.flow.node("running", detail, Some(stream.node));
+        let node = stream.flow.node("running", String::new(), Some(stream.node));
+        stream.flow.keeps(node, |keyed| drop(accumulators_table::<G::Key, A::Acc>(keyed)));
         let edge = stream.flow.edge();
         let chain = RunningAggregate { upstream: stream.chain, key, aggregate, node, edge };
         Stream { chain, flow: stream.flow, node }
@@ -85,8 +84,8 @@ impl<C: Chain, G: Keying<C::Out>> WindowedStream<C, G> {
     /// late; see [`Watermarks::bounded`](crate::Watermarks::bounded).
     pub fn aggregate<A: Aggregate<C::Out> + 'static>(self, aggregate: A) -> Stream<WindowAggregate<C, G, A>> {
         let WindowedStream { keyed: KeyedStream { stream, key }, window } = self;
-        let detail = format!("{window:?} {} -> {}", type_name::<G::Key>(), type_name::<A::Acc>());
-        let node = stream.flow.node("window", detail, Some(stream.node));
+        let node = stream.flow.node("window", format!("{window:?}"), Some(stream.node));
+        stream.flow.keeps(node, |keyed| drop(panes_table::<G::Key, A::Acc>(keyed)));
         let flow: Flow = stream.flow;
         let edge = flow.edge();
         let chain = WindowAggregate { upstream: stream.chain, key, aggregate, panes: window.panes(), node, edge };
@@ -193,7 +192,7 @@ where
         let running = graph.on_site(|site, plan| {
             let uid = plan.uid(node);
             let (mut keyed, parts) = site.keyed_state(&uid)?;
-            let table = keyed.table("accumulators");
+            let table = accumulators_table(&keyed);
             site.restore_keyed(&uid, &mut keyed, &parts)?;
             Ok((Running::<C::Out, G::Key, _, N>::new(table, aggregate.clone(), node, next), site.shard))
         });
@@ -209,11 +208,21 @@ where
     }
 }
 
+/// Declares a running aggregate's one state.
+fn accumulators_table<K: Key, V: Fixed>(keyed: &PageStore) -> Table<K, V> {
+    keyed.table("accumulators")
+}
+
+/// Declares a window operator's one state.
+fn panes_table<K: Key, V: Fixed>(keyed: &PageStore) -> Table<K, V> {
+    keyed.table("panes")
+}
+
 /// An operator's table and what it keeps beside it: fresh, or from the checkpoint.
 fn restore<K: Key, V: Fixed>(site: &Site, uid: &str) -> Result<(Table<K, V>, WindowsBlob), JobError> {
     let unusable = |error: &dyn std::fmt::Display| JobError::Unusable(format!("operator \"{uid}\": {error}"));
     let (mut keyed, parts) = site.keyed_state(uid)?;
-    let table = keyed.table("panes");
+    let table = panes_table(&keyed);
     let mut merged: Option<WindowsBlob> = None;
     for part in &parts {
         let of_part = WindowsBlob::deserialize(&part.blob).map_err(|error| unusable(&error))?;

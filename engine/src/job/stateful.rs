@@ -3,8 +3,8 @@
 use std::any::type_name;
 use std::marker::PhantomData;
 
+use millstream_state::Key;
 use millstream_state::schema::Described;
-use millstream_state::{Key, PageStore, TableConfig};
 
 use super::graph::{Graph, NodeId, Site};
 use super::keyed::KeyedStream;
@@ -105,23 +105,15 @@ where
         let KeyedStream { stream, key } = self;
         // Which states there are is no part of what must be the same for a checkpoint to fit: each is compared on its own.
         let node = stream.flow.node(kind, format!("{} -> {out}", type_name::<G::Key>()), Some(stream.node));
-        let states = notes::<G::Key, S>();
-        stream.flow.change(node, |node| node.states = states);
+        stream.flow.keeps(node, |keyed| {
+            let notes = Bound::<G::Key, S>::declare(keyed.clone()).notes;
+            stream.flow.change(node, |node| node.notes = notes);
+        });
         let edge = stream.flow.edge();
         let chain = WithState { upstream: stream.chain, key, handling, node, edge, state: PhantomData };
         Stream { chain, flow: stream.flow, node }
     }
 }
-
-/// The states in words, as they are declared.
-fn notes<K: Key + Described, S: KeyedState>() -> Vec<String> {
-    let config = TableConfig { bytes_max: PLANNED_BYTES, ..TableConfig::default() };
-    // Without address space for a few pages the job will not start either, and says so then.
-    PageStore::new(config).map_or(Vec::new(), |store| Bound::<K, S>::declare(store).notes)
-}
-
-/// Of a store that is only declared on.
-const PLANNED_BYTES: usize = 2 << 20;
 
 /// Rows that meet the states of their key: on one shard a stage of the chain, on several the end of a chain, an edge, and a
 /// task.

@@ -191,7 +191,24 @@ impl<C: Chain> Stream<C> {
     where
         C::Out: Sized,
     {
+        self.end(None, sink);
+    }
+
+    /// The same, with a name for the sink: the label of its metrics, and the name under which a checkpoint keeps what it
+    /// prepared. Without one, a job whose graph has changed goes on from savepoints alone.
+    pub fn sink_named<S: Sink<C::Out>>(self, name: impl Into<String>, sink: S)
+    where
+        C::Out: Sized,
+    {
+        self.end(Some(name.into()), sink);
+    }
+
+    fn end<S: Sink<C::Out>>(self, name: Option<String>, sink: S)
+    where
+        C::Out: Sized,
+    {
         let node = self.flow.sink_node(sink.describe(), sink.guarantee(), Some(self.node));
+        self.flow.change(node, |node| node.name = name);
         let graph = &mut self.flow.graph();
         if let Some(stage) = SinkStage::open(&sink, node, graph) {
             self.chain.attach(stage, graph);

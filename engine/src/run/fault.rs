@@ -108,6 +108,9 @@ pub enum JobError {
     /// A file of the checkpoint is damaged, and no checkpoint before it is left. Nothing was changed.
     #[error("{0}. There is no checkpoint before it to go on from: mend the file, or name an empty place to begin anew")]
     Damaged(String),
+    /// A savepoint that was asked for; the job is as it was.
+    #[error("no savepoint was made: {0}")]
+    Savepoint(String),
     /// The job ran and failed for good; the last checkpoint is intact.
     #[error("the job failed{}: {cause}", after(*.restarts))]
     Failed {

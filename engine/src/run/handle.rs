@@ -2,16 +2,19 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crossbeam::channel::{RecvError, Sender, bounded};
 use hdrhistogram::Histogram;
-use millstream_state::{Restored, SnapshotSize};
+use millstream_state::{Restored, SavepointReport, SnapshotSize};
 
 use super::fault::JobError;
 use super::metrics::{ShardCounters, ShardReport};
+use super::savepoints::Request;
 use crate::road::sink::Guarantee;
 use crate::time::Nanos;
 
@@ -21,6 +24,7 @@ pub struct JobHandle {
     pub(crate) lead: JoinHandle<Result<JobReport, JobError>>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) counters: Arc<[Arc<ShardCounters>]>,
+    pub(crate) savepoints: Sender<Request>,
 }
 
 impl JobHandle {
@@ -28,6 +32,34 @@ impl JobHandle {
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.lead.thread().unpark();
+    }
+
+    /// Makes a savepoint at `place`, a directory or an object store's prefix that nothing has yet: takes a checkpoint now,
+    /// waits until it is complete and all sinks have committed it, and makes the savepoint of that, beside the job, which
+    /// goes on. Returns when the savepoint is durable.
+    ///
+    /// Where the job restarts meanwhile, the savepoint is made of a checkpoint after that.
+    ///
+    /// # Errors
+    /// When the checkpoint failed, the savepoint cannot be written, or the job keeps no checkpoints or has ended.
+    pub fn savepoint(&self, place: impl Into<PathBuf>) -> Result<SavepointReport, JobError> {
+        self.ask_for_savepoint(place.into(), false)
+    }
+
+    /// The same, and stops the job with it: its last checkpoint is the savepoint's. See [`wait`](JobHandle::wait).
+    ///
+    /// # Errors
+    /// As [`savepoint`](JobHandle::savepoint); the job stops all the same.
+    pub fn stop_with_savepoint(&self, place: impl Into<PathBuf>) -> Result<SavepointReport, JobError> {
+        self.ask_for_savepoint(place.into(), true)
+    }
+
+    fn ask_for_savepoint(&self, place: PathBuf, stops: bool) -> Result<SavepointReport, JobError> {
+        let (answer, made) = bounded(1);
+        let ended = |_| JobError::Savepoint("the job has ended".to_owned());
+        self.savepoints.send(Request { place, stops, answer }).map_err(|_| ended(RecvError))?;
+        self.lead.thread().unpark();
+        made.recv().map_err(ended)?.map_err(JobError::Savepoint)
     }
 
     /// Whether the job has ended.

@@ -9,5 +9,6 @@ pub(crate) mod residence;
 pub(crate) mod process;
 pub(crate) mod publisher;
 pub(crate) mod resume;
+pub(crate) mod savepoints;
 pub(crate) mod shard;
 pub mod task;

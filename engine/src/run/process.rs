@@ -22,7 +22,7 @@ use millstream_network::frame::Route;
 use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_network::{Doorbell, LaneConfig, lane};
 use millstream_state::{
-    Epoch, Manifest, Part, Restored, SnapshotSize, Store, StoreConfig, StoreError, segments_of_job,
+    Epoch, Manifest, Part, Restored, Savepoint, SnapshotSize, Store, StoreConfig, StoreError, segments_of_job,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
@@ -32,6 +32,7 @@ use super::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport, R
 use super::machine;
 use super::metrics::{ShardCounters, ShardReport};
 use super::publisher::{Published, Publisher};
+use super::savepoints::Savepoints;
 use super::shard::{self, News, Order, ShardStart};
 use crate::epoch::coordinator::{Action, Coordinator, EpochSettings, Message};
 use crate::job::config::{Config, StateBacking};
@@ -67,6 +68,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
     };
     let stop = Arc::new(AtomicBool::new(false));
     let signals = config.handle_signals.then(|| Signals::stop(&stop)).transpose()?;
+    let (savepoints, requests) = Savepoints::new();
     let counters: Arc<[Arc<ShardCounters>]> = (0..config.shards).map(|_| Arc::default()).collect();
     let mut lead = Lead {
         name,
@@ -85,6 +87,8 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
         checkpoints: empty_checkpoint_report(),
         start_began: Nanos(0),
         restored: None,
+        savepoint: None,
+        savepoints,
     };
     // A manifest that does not fit is a usage error, told before anything runs.
     let newest = lead.newest_before(None).map_err(unusable)?;
@@ -92,11 +96,13 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
     lead.sweep_segments(true);
     let lead = move || {
         let _until_the_end = signals;
-        lead.run(restored)
+        let result = lead.run(restored);
+        lead.savepoints.end();
+        result
     };
     let thread = spawn_named("millstream-lead", lead)
         .map_err(|error| JobError::Machine(format!("the lead's thread cannot be started: {error}")))?;
-    Ok(JobHandle { lead: thread, stop, counters })
+    Ok(JobHandle { lead: thread, stop, counters, savepoints: requests })
 }
 
 /// Opens the place for checkpoints; it is waited for no longer than a checkpoint may take.
@@ -182,6 +188,9 @@ pub(super) struct Lead {
     pub(super) start_began: Nanos,
     /// What it took to restore.
     restored: Option<RestoreReport>,
+    /// The savepoint that the attempt at hand begins at, if it does.
+    pub(super) savepoint: Option<Arc<Savepoint>>,
+    savepoints: Savepoints,
 }
 
 /// How an attempt ended.
@@ -260,7 +269,11 @@ impl Lead {
         let (tell, news) = unbounded();
         let mut measured = ShardReport::new();
         let mut running = Vec::new();
-        let publisher = match Publisher::start(self.store.clone(), self.config.checkpoints_retained) {
+        let publisher = match Publisher::start(
+            self.store.clone(),
+            self.config.checkpoints_retained,
+            self.savepoints.pins.clone(),
+        ) {
             Ok(publisher) => publisher,
             Err(error) => {
                 let error = JobError::Machine(format!("the publisher's thread cannot be started: {error}"));
@@ -333,6 +346,7 @@ impl Lead {
                 orders: take_orders,
                 news: news.clone(),
                 restored: restored.clone(),
+                savepoint: self.savepoint.clone(),
                 store: self.store.clone(),
                 counters: self.counters[shard as usize].clone(),
                 waker: waker.clone(),
@@ -388,17 +402,30 @@ impl Lead {
         let mut coordinator = Coordinator::new(settings, epoch, began);
         let mut under_way = UnderWay::since(began);
         let mut told_to_stop = false;
+        if self.savepoints.attempt_begins() {
+            coordinator.handle(began, Message::Checkpoint);
+        }
         for shard in running.iter() {
             shard.order(Order::Go);
         }
         loop {
+            let (wants_checkpoint, stops) = self.savepoints.take();
+            if stops {
+                self.stop.store(true, Ordering::Relaxed);
+            }
             if !told_to_stop && self.stop.load(Ordering::Relaxed) {
                 told_to_stop = true;
                 coordinator.handle(self.clock.now(), Message::Stop);
+            } else if wants_checkpoint {
+                coordinator.handle(self.clock.now(), Message::Checkpoint);
             }
+            self.savepoints.committed(coordinator.committed_epoch(), self.store.as_ref(), &self.config.store);
             while let Some(action) = coordinator.poll() {
                 match action {
-                    Action::Finish => return Outcome::Finished { at: self.clock.now() },
+                    Action::Finish => {
+                        self.savepoints.finished(self.store.as_ref(), &self.config.store);
+                        return Outcome::Finished { at: self.clock.now() };
+                    }
                     Action::Fail(why) => return Outcome::Failed { why, is_final: false },
                     action => self.carry_out(action, running, publisher, &mut under_way),
                 }
@@ -450,12 +477,18 @@ impl Lead {
         match action {
             Action::Inject(barrier) => {
                 *under_way = UnderWay::since(self.clock.now());
+                self.savepoints.begun(barrier.epoch);
                 running.iter().for_each(|shard| shard.order(Order::Inject(barrier)));
             }
-            Action::Persist { epoch, parts } => publisher.publish(self.manifest(epoch, parts)),
+            Action::Persist { epoch, parts } => {
+                let manifest = self.manifest(epoch, parts);
+                self.savepoints.persisting(&manifest);
+                publisher.publish(manifest);
+            }
             Action::Complete(epoch) => order_all(Order::Complete, epoch),
             Action::Abort { epoch, why } => {
                 tracing::warn!(epoch = epoch.0, why, "a checkpoint failed; the job goes on");
+                self.savepoints.aborted(epoch, &why);
                 self.checkpoints.failed.push(why);
                 order_all(Order::Abort, epoch);
             }

@@ -8,6 +8,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use millstream_state::{Epoch, Manifest, Store, StoreError};
 
 use super::process::spawn_named;
+use super::savepoints::Pins;
 
 /// How a manifest's publication ended.
 #[derive(Debug)]
@@ -26,10 +27,11 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn start(store: Option<Store>, retained: usize) -> io::Result<Publisher> {
+    pub(crate) fn start(store: Option<Store>, retained: usize, pins: Pins) -> io::Result<Publisher> {
         let (manifests, take) = unbounded();
         let (tell, published) = unbounded();
-        let thread = spawn_named("millstream-publisher", move || publish_all(store.as_ref(), retained, &take, &tell))?;
+        let thread =
+            spawn_named("millstream-publisher", move || publish_all(store.as_ref(), retained, &pins, &take, &tell))?;
         Ok(Publisher { manifests: Some(manifests), published, thread: Some(thread) })
     }
 
@@ -51,7 +53,13 @@ impl Drop for Publisher {
     }
 }
 
-fn publish_all(store: Option<&Store>, retained: usize, manifests: &Receiver<Manifest>, published: &Sender<Published>) {
+fn publish_all(
+    store: Option<&Store>,
+    retained: usize,
+    pins: &Pins,
+    manifests: &Receiver<Manifest>,
+    published: &Sender<Published>,
+) {
     for manifest in manifests {
         let result = store.map_or(Ok(()), |store| store.publish(&manifest));
         let is_new = result.is_ok();
@@ -59,7 +67,7 @@ fn publish_all(store: Option<&Store>, retained: usize, manifests: &Receiver<Mani
         drop(published.send(Published { epoch: manifest.epoch, result }));
         if let Some(store) = store.filter(|_| is_new) {
             // What is left over is only disk space: the next checkpoint clears it.
-            if let Err(error) = store.retain(retained) {
+            if let Err(error) = store.retain_but(retained, &pins.names()) {
                 tracing::warn!(%error, "old checkpoints could not be deleted");
             }
         }

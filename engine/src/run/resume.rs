@@ -1,13 +1,15 @@
 //! From which checkpoint an attempt goes on, whether there is another attempt at all, and what earlier ones have left.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use millstream_state::{Epoch, Manifest, Newest, StoreError};
+use millstream_state::{Epoch, JobSchemas, Manifest, Newest, Savepoint, StoreError};
 
 use super::fault::JobError;
 use super::process::{Lead, unusable};
+use crate::job::fit::judge;
 
 impl Lead {
     /// Waits as the restart strategy says, or fails for good.
@@ -57,11 +59,12 @@ impl Lead {
 
     /// The checkpoint that was found, if it is of this job.
     pub(super) fn believe(&mut self, newest: Newest) -> Result<Option<Arc<Manifest>>, JobError> {
-        let Some(store) = &self.store else { return Ok(None) };
+        let Some(store) = &self.store else { return self.begin() };
         for rejected in &newest.rejected {
             tracing::warn!(path = %rejected.path.display(), why = %rejected.why, "a checkpoint is not believed; trying the one before it");
             self.checkpoints.rejected.push(format!("{}: {}", rejected.path.display(), rejected.why));
         }
+        self.savepoint = None;
         let Some(manifest) = newest.manifest else {
             return match newest.rejected.first() {
                 Some(rejected) => Err(JobError::Unusable(format!(
@@ -71,7 +74,7 @@ impl Lead {
                     rejected.path.display(),
                     rejected.why
                 ))),
-                None => Ok(None),
+                None => self.begin(),
             };
         };
         let dir = store.directory().display();
@@ -81,19 +84,19 @@ impl Lead {
                 manifest.job, self.name
             )));
         }
-        if manifest.graph_fingerprint != self.plan.fingerprint() {
-            return Err(JobError::Mismatch(format!(
-                "the checkpoint of epoch {} in {dir} was made by a different graph, so its state does not fit. Nothing was \
-                 changed. Run the version that made it, or name an empty directory to begin anew.\nThe checkpoint's graph:\n{}\
-                 This job's graph:\n{}",
-                manifest.epoch.0, manifest.graph, self.plan
-            )));
-        }
-        if manifest.shards != self.config.shards {
-            return Err(JobError::Mismatch(format!(
-                "the checkpoint of epoch {} in {dir} was made by {} shards and this run has {}: run it with {} shards",
-                manifest.epoch.0, manifest.shards, self.config.shards, manifest.shards
-            )));
+        let wanted = self.plan.schemas(&self.name);
+        let stored = JobSchemas::of_manifest(&manifest);
+        judge(&manifest, &stored, &self.plan, &wanted, self.config.allow_dropped).map_err(|what| {
+            let of = format!("the checkpoint of epoch {} in {dir}", manifest.epoch.0);
+            self.misfit(&of, &what, &manifest)
+        })?;
+        if let Some(savepoint) = self.config.from_savepoint.as_ref().filter(|_| self.restarts.is_empty()) {
+            tracing::warn!(
+                epoch = manifest.epoch.0,
+                savepoint = %savepoint.display(),
+                "the job goes on from its own checkpoint, and not from the savepoint; to begin at the savepoint again, name \
+                 an empty place for checkpoints"
+            );
         }
         Ok(Some(Arc::new(manifest)))
     }
@@ -108,5 +111,31 @@ impl Lead {
             Ok(files) => tracing::info!(files, "files of attempts that ended in the middle were deleted"),
             Err(error) => tracing::warn!(%error, "files of attempts that ended in the middle could not be deleted"),
         }
+    }
+
+    /// Where a job begins that has no checkpoint yet: at a savepoint, or at the beginning.
+    fn begin(&mut self) -> Result<Option<Arc<Manifest>>, JobError> {
+        let Some(place) = &self.config.from_savepoint else { return Ok(None) };
+        let savepoint =
+            Savepoint::open(place, &self.config.store).map_err(|error| JobError::Unusable(error.to_string()))?;
+        let manifest = savepoint.as_manifest();
+        let wanted = self.plan.schemas(&self.name);
+        let stored = JobSchemas::of_savepoint(savepoint.manifest(), &wanted);
+        judge(&manifest, &stored, &self.plan, &wanted, self.config.allow_dropped)
+            .map_err(|what| self.misfit(&format!("the savepoint {}", place.display()), &what, &manifest))?;
+        tracing::info!(savepoint = %place.display(), epoch = manifest.epoch.0, "the job begins at a savepoint");
+        self.savepoint = Some(Arc::new(savepoint));
+        Ok(Some(Arc::new(manifest)))
+    }
+
+    fn misfit(&self, of: &str, what: &str, manifest: &Manifest) -> JobError {
+        let mut text = format!(
+            "{of} does not fit this job: {what}. Nothing was changed. Change that, run the version that made it, or name an \
+             empty directory to begin anew"
+        );
+        if manifest.graph_fingerprint != self.plan.fingerprint() {
+            let _ = write!(text, ".\nThe checkpoint's graph:\n{}This job's graph:\n{}", manifest.graph, self.plan);
+        }
+        JobError::Mismatch(text)
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
 use millstream_network::Doorbell;
-use millstream_state::{Epoch, Manifest, PageStore, Part, Restored, SnapshotSize, Store};
+use millstream_state::{Epoch, Manifest, PageStore, Part, Restored, Savepoint, SnapshotSize, Store};
 
 use super::fault::{Fault, JobError};
 use super::io::{IoRoom, Slot};
@@ -95,6 +95,8 @@ pub(crate) struct ShardStart {
     pub(crate) orders: Receiver<Order>,
     pub(crate) news: Sender<(u32, News)>,
     pub(crate) restored: Option<Arc<Manifest>>,
+    /// Where the keyed state of `restored` is, if that is no checkpoint.
+    pub(crate) savepoint: Option<Arc<Savepoint>>,
     pub(crate) store: Option<Store>,
     pub(crate) counters: Arc<ShardCounters>,
     /// Where the loop leaves its waker for the watchdog.
@@ -192,6 +194,7 @@ impl Shard {
             config: start.config.clone(),
             store,
             restored: start.restored.clone(),
+            savepoint: start.savepoint,
             taken: Cell::default(),
             edges: start.edges,
             taken_us: Cell::default(),

@@ -300,4 +300,7 @@ pub enum MigrateError {
     /// What was read does not make a value of today's type, though the schemas say it should.
     #[error("the stored value does not fit the type: {0}")]
     Value(#[from] ValueError),
+    /// The value could not be archived anew: its own serialisation failed.
+    #[error("the value cannot be archived: {0}")]
+    Archive(String),
 }

@@ -104,7 +104,30 @@ impl Store {
     /// # Errors
     /// As [`open`](Store::open).
     pub fn open_with(place: impl Into<PathBuf>, config: &StoreConfig) -> Result<Store, StoreError> {
-        let given: PathBuf = place.into();
+        let store = Store::at(place.into(), config, true)?;
+        if store.is_local() {
+            local::open(&store.address)?;
+        }
+        Ok(store)
+    }
+
+    /// A place that is only going to be read: nothing is created there, and nothing proven.
+    ///
+    /// # Errors
+    /// When there is no such directory, or the address cannot be followed.
+    pub fn look(place: impl Into<PathBuf>, config: &StoreConfig) -> Result<Store, StoreError> {
+        let store = Store::at(place.into(), config, false)?;
+        if store.is_local() {
+            let unusable = |source| store.unusable("read", source);
+            let metadata = std::fs::metadata(&store.address).map_err(unusable)?;
+            if !metadata.is_dir() {
+                return Err(unusable(io::Error::from(io::ErrorKind::NotADirectory)));
+            }
+        }
+        Ok(store)
+    }
+
+    fn at(given: PathBuf, config: &StoreConfig, is_proven: bool) -> Result<Store, StoreError> {
         let (address, place) = match scheme(&given) {
             None => (given, Place::Local),
             Some("file") => {
@@ -117,13 +140,10 @@ impl Store {
                 (PathBuf::from(path), Place::Local)
             }
             Some(scheme) => {
-                let place = objects_place(&given, scheme, config)?;
+                let place = objects_place(&given, scheme, config, is_proven)?;
                 (given, place)
             }
         };
-        if matches!(place, Place::Local) {
-            local::open(&address)?;
-        }
         Ok(Store { address: address.into(), place, gate: Gate::default() })
     }
 
@@ -250,6 +270,19 @@ impl Store {
             #[cfg(feature = "objects")]
             Place::Objects(bucket) => {
                 bucket.delete(names).map_err(|source| self.unusable("cleared of old files", source))
+            }
+        }
+    }
+
+    /// Puts a file of a name that nothing has; false where something has it.
+    pub(crate) fn put_new(&self, name: &str, bytes: &[u8]) -> Result<bool, StoreError> {
+        let path = self.path(name);
+        match &self.place {
+            Place::Local => local::publish(&self.gate, &self.address, &path, bytes),
+            #[cfg(feature = "objects")]
+            Place::Objects(bucket) => {
+                let put = self.ask(DiskOperation::Write, &path).and_then(|()| bucket.publish(name, bytes));
+                put.map_err(StoreError::file("put the file", &path))
             }
         }
     }
@@ -406,10 +439,13 @@ const SCHEMES: [(&str, &str, bool); 3] = [
     ("az", "azure", cfg!(feature = "azure")),
 ];
 
-fn objects_place(address: &Path, scheme: &str, config: &StoreConfig) -> Result<Place, StoreError> {
+fn objects_place(address: &Path, scheme: &str, config: &StoreConfig, is_proven: bool) -> Result<Place, StoreError> {
     let why = match SCHEMES.into_iter().find(|(known, ..)| *known == scheme) {
         #[cfg(feature = "objects")]
-        Some((.., true)) => return objects::Bucket::open(address, config).map(Place::Objects),
+        Some((.., true)) => {
+            let bucket = if is_proven { objects::Bucket::open } else { objects::Bucket::look };
+            return bucket(address, config).map(Place::Objects);
+        }
         Some((_, feature, _)) => format!(
             "this program was built without the feature `{feature}`, which speaks to object stores of that kind: build it \
              with `--features {feature}`, or name a directory"
@@ -419,7 +455,7 @@ fn objects_place(address: &Path, scheme: &str, config: &StoreConfig) -> Result<P
         }
     };
     #[cfg(not(feature = "objects"))]
-    let _ = config;
+    let _ = (config, is_proven);
     Err(StoreError::Address { place: address.to_owned(), why })
 }
 

@@ -214,7 +214,8 @@ pub(crate) fn clears_what_nothing_names(store: &Store) {
     assert_eq!((newest.manifest.unwrap().epoch, newest.highest, newest.rejected.len()), (Epoch(5), Epoch(6), 1));
     assert!(store.publish(&manifest(6, Vec::new())).unwrap_err().is_fenced());
     // One of another version may need any file: nothing goes.
-    let other = String::from_utf8(newest_bytes).unwrap().replacen("\"format_version\": 1", "\"format_version\": 9", 1);
+    let version = format!("\"format_version\": {FORMAT_VERSION}");
+    let other = String::from_utf8(newest_bytes).unwrap().replacen(&version, "\"format_version\": 9", 1);
     let body = &other[..other.trim_end().rfind('\n').unwrap() + 1];
     let sealed = format!("{body}crc32c {:08x} over {} bytes\n", crc32c::crc32c(body.as_bytes()), body.len());
     store.put(&manifest_name(7), sealed.as_bytes()).unwrap();

@@ -323,6 +323,7 @@ impl World {
                 config: config.clone(),
                 store: Some(self.store.clone()),
                 restored: restored.clone(),
+                savepoint: None,
                 taken: Cell::default(),
                 edges: std::mem::take(&mut laid[shard]),
                 taken_us: Cell::default(),

@@ -60,22 +60,23 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
+    /// Connects, and asks for nothing yet.
+    pub(super) fn look(address: &Path, config: &StoreConfig) -> Result<Bucket, StoreError> {
+        let (client, prefix) = address::connect(address, config)?;
+        let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+        Ok(Bucket { client, prefix, patience: config.patience, token: random(), requests })
+    }
+
     /// Connects, and proves that objects can be put.
     pub(super) fn open(address: &Path, config: &StoreConfig) -> Result<Bucket, StoreError> {
         // Whoever has mistyped an endpoint is not to wait for it as for one that is known to exist.
         let mut hasty = config.clone();
         hasty.patience.total = hasty.patience.total.min(PROBE);
-        let trial = Bucket::connect(address, &hasty)?;
+        let trial = Bucket::look(address, &hasty)?;
         let probe = format!("{}{:016x}", super::local::PROBE_PREFIX, random());
         let proof = trial.put(&probe, b"probe").and_then(|()| trial.delete(std::slice::from_ref(&probe)));
         proof.map_err(|source| StoreError::Bucket { place: address.to_owned(), what: "written to", source })?;
-        Bucket::connect(address, config)
-    }
-
-    fn connect(address: &Path, config: &StoreConfig) -> Result<Bucket, StoreError> {
-        let (client, prefix) = address::connect(address, config)?;
-        let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
-        Ok(Bucket { client, prefix, patience: config.patience, token: random(), requests })
+        Bucket::look(address, config)
     }
 
     /// What is under `directory` of this one.
