@@ -54,7 +54,7 @@ pub struct Reader {
 }
 
 /// What a table keeps as it is when it is a key: see [`SlotKey`](crate::SlotKey).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Bare {
     /// A `String`: its text.
     Text,
