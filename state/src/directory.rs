@@ -229,9 +229,10 @@ impl Space {
         let hash = prefix.max(self.top.range.first);
         let directory = self.directory_of(hash);
         directory.pages += 1;
-        if depth == directory.depth && directory.may_have(depth + 1) {
+        // A page may own less than its entry's stretch, where the rest is another shard's.
+        if depth >= directory.depth && directory.may_have(depth + 1) {
             directory.deepen(depth + 1);
-        } else if depth == directory.depth {
+        } else if depth >= directory.depth {
             // The page has one entry, which leads to a directory for its stretch from now on.
             directory.pages -= 2;
             let owned = HashRange::of_prefix(prefix, depth);
@@ -450,6 +451,17 @@ mod tests {
             assert!(space.rebuild(&pages).unwrap_err().contains("claims"));
             pages.pop();
         }
+    }
+
+    #[test]
+    fn a_page_that_gave_up_what_is_another_shards_splits_where_it_is() {
+        let range = HashRange::of_shard(1, 3);
+        let mut space = Space::new(0, range);
+        space.start_with(1);
+        space.split(0, 0, 2);
+        // The page of the lower half owns the second quarter from now on, which the directory does not see.
+        space.split(1 << 62, 2, 3);
+        assert_eq!((space.page_of(range.first), space.page_of(3 << 61), space.page_of(range.last)), (1, 3, 2));
     }
 
     #[test]
