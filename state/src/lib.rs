@@ -74,8 +74,8 @@ pub use shape::{EntryBytes, LayoutPart, StatePart};
 pub use slotted_table::{Seen, SlottedTable};
 pub use snapshot::{BLOCK_BYTES, CHUNK_BYTES, Chunk, FileRef};
 pub use store::{
-    DiskFault, DiskOperation, Listed, Newest, Patience, RETAINED_DEFAULT, Reader, Rejected, RejectedWhy, Store,
-    StoreConfig, StoreError, Writing,
+    DiskFault, DiskOperation, Listed, Listing, Newest, Patience, RETAINED_DEFAULT, Reader, Rejected, RejectedWhy,
+    Store, StoreConfig, StoreError, Writing,
 };
 pub use stored::{AsArchived, AsKey, SlotKey, Stored};
 pub use table::{Namespace, ScanCursor, StateError, Table, TableBytes, TableConfig};

@@ -309,7 +309,14 @@ struct Fleet<K, S> {
 
 fn pages(shard: u32, shards: u32) -> PageStore {
     let range = HashRange::of_shard(shard, shards);
-    PageStore::new(TableConfig { operator: "fleet".into(), shard, range, bytes_max: 256 << 20 }).unwrap()
+    PageStore::new(TableConfig {
+        operator: "fleet".into(),
+        shard,
+        range,
+        bytes_max: 256 << 20,
+        ..TableConfig::default()
+    })
+    .unwrap()
 }
 
 impl<K: Key + Described, S: KeyedState> Fleet<K, S> {

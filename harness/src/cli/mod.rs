@@ -4,6 +4,7 @@
 //! status is 0 for done and verified, 1 for a run that failed or a result that differs, 2 for usage.
 
 mod chaos;
+mod checkpoint;
 mod figures;
 mod generate;
 mod limit;
@@ -34,6 +35,7 @@ Examples:
   harness state --keys 10M               a running count for each of 10M keys, verified
   harness limit                          the Yahoo query by hand: what this machine can do
   harness limit --shape table --keys 10M a keyed count by hand
+  harness checkpoint inspect DIR         what checkpoints hold, and whether they are sound
   harness limit --help                   all of one verb's options")]
 struct Cli {
     #[command(subcommand)]
@@ -52,6 +54,8 @@ enum Verb {
     Verify(verify::VerifyArgs),
     /// Kill a job again and again, and see that nothing is lost and nothing is there twice
     Chaos(chaos::ChaosArgs),
+    /// Look into checkpoints and savepoints: list, prove, dump, convert
+    Checkpoint(checkpoint::CheckpointArgs),
     /// Run a hand-written loop: what the machine can do when nothing but the query is done
     Limit(limit::LimitArgs),
 }
@@ -86,6 +90,7 @@ pub fn main() -> ExitCode {
         Verb::Generate(args) => generate::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Chaos(args) => chaos::run(args),
+        Verb::Checkpoint(args) => checkpoint::run(args),
         Verb::Limit(args) => limit::run(args),
     };
     match verdict {

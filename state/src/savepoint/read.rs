@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rkyv::util::AlignedVec;
 
 use super::format::{BLOCK_ALIGN, BLOCK_HEADER_BYTES, BlockHeader};
-use super::{SAVEPOINT_FILE, SavedFile, SavedOperator, SavedState, SavepointError, SavepointManifest};
+use super::{SAVEPOINT_FILE, SavedFile, SavedOperator, SavepointError, SavepointManifest};
 use crate::evolution::Intake;
 use crate::hash::SHARD_BITS;
 use crate::manifest::{ManifestError, OperatorPart, Part};
@@ -23,8 +23,8 @@ pub struct Savepoint {
 /// An entry of a savepoint, with its state.
 #[derive(Clone, Copy, Debug)]
 pub struct SavedEntry<'a> {
-    /// Which state it is of.
-    pub state: &'a SavedState,
+    /// Which of its operator's states it is of.
+    pub number: usize,
     /// The entry.
     pub entry: EntryBytes<'a>,
 }
@@ -111,14 +111,16 @@ impl Savepoint {
         while let Some(header) = blocks.next()? {
             for record in header.records(&blocks.block).map_err(damaged)? {
                 let record = record.map_err(damaged)?;
-                let state = operator.states.get(record.state as usize);
-                let state = state.ok_or_else(|| damaged("an entry is of no state"))?;
+                let number = record.state as usize;
+                if number >= operator.states.len() {
+                    return Err(damaged("an entry is of no state").into());
+                }
                 for (room, bytes) in [(&mut key, record.key), (&mut value, record.value)] {
                     room.clear();
                     room.extend_from_slice(bytes);
                 }
                 let (namespace, expires_ms) = (record.namespace, record.expires_ms);
-                visit(SavedEntry { state, entry: EntryBytes { namespace, key: &key, value: &value, expires_ms } })?;
+                visit(SavedEntry { number, entry: EntryBytes { namespace, key: &key, value: &value, expires_ms } })?;
                 entries += 1;
             }
         }
@@ -234,10 +236,8 @@ impl PageStore {
             restored.files += 1;
             restored.bytes_read += file.bytes;
             let path = from.store.path(&file.name);
-            from.entries(operator, file, |SavedEntry { state, entry }| {
-                let number = operator.states.iter().position(|own| std::ptr::eq(own, state));
-                let intake = &intakes[number.expect("an entry's state is one of its operator's")];
-                restored.entries += usize::from(self.take_in(intake, file, entry, &path)?);
+            from.entries(operator, file, |SavedEntry { number, entry }| {
+                restored.entries += usize::from(self.take_in(&intakes[number], file, entry, &path)?);
                 Ok::<(), RestoreError>(())
             })?;
         }

@@ -15,6 +15,7 @@ mod config;
 mod error;
 mod fault;
 mod local;
+mod look;
 #[cfg(feature = "objects")]
 pub(crate) mod objects;
 mod reader;
@@ -32,6 +33,7 @@ pub use config::{Patience, StoreConfig};
 pub use error::{Rejected, RejectedWhy, StoreError};
 pub(crate) use fault::Gate;
 pub use fault::{DiskFault, DiskOperation};
+pub use look::Listing;
 pub use reader::Reader;
 pub use writer::Writing;
 
