@@ -503,10 +503,41 @@ impl SegmentFile {
         let _ = self.mapping.advise_range(Advice::HugePage, self.pages_at, self.pages_max as usize * PAGE_BYTES);
     }
 
-    /// Has the first pages ready in the process's own page tables, a system call instead of a fault for every few.
+    /// Has the first pages in the process's own page tables, by one system call. As if for reading: the kernel then takes
+    /// sixteen neighbours at a time, and they can be written to all the same.
     pub(crate) fn populate(&self, pages: u32) {
         // A kernel too old for it answers with an error, and the faults come one by one.
-        let _ = self.mapping.advise_range(Advice::PopulateWrite, self.pages_at, pages as usize * PAGE_BYTES);
+        let _ = self.mapping.advise_range(Advice::PopulateRead, self.pages_at, pages as usize * PAGE_BYTES);
+    }
+
+    /// Reads from the log without the mapping: of what is read once, pages need not be mapped, and a hole wants no memory.
+    pub(crate) fn read_log(&self, piece: u32, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(bytes, self.piece_at(piece) as u64)
+    }
+
+    /// Makes a piece one of no log.
+    pub(crate) fn blot_piece(&self, piece: u32) -> io::Result<()> {
+        self.file.write_all_at(&[0; 16], self.piece_at(piece) as u64)
+    }
+
+    /// Reads a piece's contents into pages, those of the records for which there is no page into none.
+    pub(crate) fn read_contents(&mut self, piece: u32, to: &[Option<u32>]) -> io::Result<()> {
+        let mut nowhere = [0u8; PAGE_BYTES];
+        let mut vectors = Vec::with_capacity(to.len());
+        for page in to {
+            // SAFETY: `page_at` keeps it inside the mapping.
+            let place = page.map_or(nowhere.as_mut_ptr(), |page| unsafe { self.start().add(self.page_at(page)) });
+            vectors.push(libc::iovec { iov_base: place.cast(), iov_len: PAGE_BYTES });
+        }
+        let (fd, at) = (self.file.as_raw_fd(), self.piece_at(piece) + PAGE_BYTES);
+        // SAFETY: every vector is a whole page of the mapping, borrowed exclusively, or of the buffer above, which nobody
+        // reads; there are fewer of them than a call takes.
+        let read = unsafe { libc::preadv(fd, vectors.as_ptr(), vectors.len() as libc::c_int, at as libc::off_t) };
+        match usize::try_from(read) {
+            Ok(read) if read == to.len() * PAGE_BYTES => Ok(()),
+            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(_) => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Removes the file; what is mapped goes with the last mapping.
