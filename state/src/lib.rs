@@ -12,7 +12,7 @@
 //! The rooms, in the order an entry meets them: `fixed`, `key`, `text` and [`hash`] say what can be kept; `fold`, `table`,
 //! `directory`, `page` and `segment` keep it; `dirty`, `freeze`, `snapshot` and `chain` write it down; `file`,
 //! `store` and `manifest` make it a checkpoint; `restore` brings it back. Where pages lie in a file that outlives the process,
-//! `backing` has the file, `undo` what pages were at the last barriers, and `revive` brings them back without reading any.
+//! `backing` and `sweep` have the file, `undo` what pages were at the last barriers, and `revive` brings them back without reading any.
 
 #[cfg(test)]
 mod auditor;
@@ -40,11 +40,12 @@ mod slotted_table;
 mod snapshot;
 mod store;
 mod stored;
+mod sweep;
 mod table;
 mod text;
 mod undo;
 
-pub use backing::{Backing, Doubt, segments_of_job, sweep_segments};
+pub use backing::Backing;
 pub use file::SnapshotFile;
 pub use fixed::{Both, Fixed, bytes_of, type_text};
 pub use freeze::{Drained, SnapshotSize};
@@ -54,12 +55,14 @@ pub use manifest::{FORMAT_VERSION, Manifest, ManifestError, OperatorPart, Part, 
 pub use page::{is_zero, same_bytes};
 pub use page_store::PageStore;
 pub use restore::{How, RestoreError, Restored};
+pub use revive::Doubt;
 pub use segment::{LINE_BYTES, PAGE_BYTES};
 pub use shape::{EntryBytes, LayoutPart, StatePart};
 pub use slotted_table::SlottedTable;
 pub use snapshot::{BLOCK_BYTES, CHUNK_BYTES, Chunk, FileRef};
 pub use store::{DiskFault, DiskOperation, Newest, RETAINED_DEFAULT, Rejected, RejectedWhy, Store, StoreError};
 pub use stored::{AsArchived, SlotKey, Stored};
+pub use sweep::{segments_of_job, sweep_segments};
 pub use table::{Namespace, ScanCursor, StateError, Table, TableBytes, TableConfig};
 pub use text::{Text, TextError};
 

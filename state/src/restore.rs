@@ -9,12 +9,12 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::backing::Doubt;
 use crate::chain::{Chain, SnapshotNumber};
 use crate::directory::Space;
 use crate::dirty::Pages;
 use crate::manifest::TablePart;
 use crate::page_store::PageStore;
+use crate::revive::Doubt;
 use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE};
 use crate::shape::{Layout, StatePart};
 use crate::slotted;

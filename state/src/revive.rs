@@ -11,7 +11,7 @@
 //! middle of this leaves a segment that the next restart revives in the same way: records stay until a later barrier is
 //! confirmed, and putting one back twice is as good as once.
 
-use crate::backing::{DESCRIPTOR_BYTES, Doubt, KIND_AT, PIECE_RECORDS, SegmentFile};
+use crate::backing::{DESCRIPTOR_BYTES, KIND_AT, PIECE_RECORDS, SegmentFile};
 use crate::chain::Chain;
 use crate::dirty::Pages;
 use crate::page_store::PageStore;
@@ -21,6 +21,59 @@ use crate::snapshot::FileRef;
 use crate::undo::{
     Barrier, Record, Slot, Undo, chain_print, read_count, read_piece, read_records, read_slot, states_print,
 };
+
+/// Why a restore read the checkpoint, and not what lay in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Doubt {
+    /// The pages are not kept in a file.
+    #[default]
+    Anonymous,
+    /// There is no segment of an earlier run.
+    Nothing,
+    /// The machine was started anew since, or the segment is of another machine.
+    Boot,
+    /// The segment is of another version, operator, shard, stretch of the hash space or size.
+    Identity,
+    /// Its first pages are not what was written there.
+    Head,
+    /// Its states are others than the operator's, or in another order.
+    States,
+    /// It does not know the barrier of this checkpoint.
+    Barrier,
+    /// A part of its file is missing.
+    Hole,
+    /// Its log is not what was written there.
+    Log,
+    /// A page, or what is said of it, is not what it was at the barrier.
+    Page(u32),
+    /// Its pages are each sound and together no state.
+    Contradiction,
+    /// The checkpoint is put together from several parts, or is of other types.
+    Parts,
+    /// It had state put in before the restore.
+    Used,
+}
+
+impl std::fmt::Display for Doubt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Doubt::Anonymous => "state is not kept in a file",
+            Doubt::Nothing => "there is no segment of an earlier run",
+            Doubt::Boot => "the segment is of before the machine's last start, or of another machine",
+            Doubt::Identity => "the segment is of another version, operator, shard, hash range or size",
+            Doubt::Head => "the segment's head is damaged",
+            Doubt::States => "the segment holds other states",
+            Doubt::Barrier => "the segment does not know the checkpoint's barrier",
+            Doubt::Hole => "a part of the segment is missing",
+            Doubt::Log => "the segment's log is damaged",
+            Doubt::Page(page) => return write!(f, "page {page} of the segment is damaged"),
+            Doubt::Contradiction => "the segment's pages do not fit together",
+            Doubt::Parts => "the checkpoint is of another number of shards, or of other types",
+            Doubt::Used => "state was put in before the restore",
+        })
+    }
+}
 
 impl PageStore {
     /// Takes the segment over as it was at the barrier whose checkpoint has this chain.

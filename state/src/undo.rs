@@ -24,11 +24,12 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use crate::backing::{
-    DESCRIPTOR_BYTES, Doubt, KIND_AT, MARKS_AT, PIECE_RECORDS, SLOT_BYTES, SLOTS_AT, SegmentFile, checksum, seal_text,
+    DESCRIPTOR_BYTES, KIND_AT, MARKS_AT, PIECE_RECORDS, SLOT_BYTES, SLOTS_AT, SegmentFile, checksum, seal_text,
     sealed_text,
 };
 use crate::dirty::Pages;
 use crate::hash;
+use crate::revive::Doubt;
 use crate::segment::{Kind, PAGE_BYTES};
 use crate::snapshot::FileRef;
 
@@ -302,7 +303,7 @@ impl Undo {
 
     fn append(&mut self, file: &mut SegmentFile, page: u32) -> bool {
         let index = self.records;
-        if index as usize % PIECE_RECORDS == 0 && !self.add_piece(file, index / PIECE_RECORDS as u32) {
+        if (index as usize).is_multiple_of(PIECE_RECORDS) && !self.add_piece(file, index / PIECE_RECORDS as u32) {
             return false;
         }
         let &(_, piece) = self.pieces.back().expect("the log's first record has brought a piece");

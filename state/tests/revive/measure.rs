@@ -1,6 +1,8 @@
 //! How long a gigabyte takes: by hand, in the release profile, `cargo test --release -p millstream-state --test revive
 //! measure::a_gigabyte -- --ignored --nocapture`.
 
+#![expect(clippy::print_stdout, reason = "what was measured is for who started it")]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -66,7 +68,7 @@ fn shard(room: &Path, shard: u32, shards: u32) {
     let part = room.join(format!("part-{shard}"));
     if let Ok(part) = std::fs::read(&part) {
         let part: TablePart = serde_json::from_slice(&part).unwrap();
-        let store = Store::open(&room.join("checkpoints")).unwrap();
+        let store = Store::open(room.join("checkpoints")).unwrap();
         let restored = keyed.restore(&store, &[part]).unwrap();
         let first = (1..).find(mine).unwrap();
         table.fold(Namespace(0), 1, |_| first, || 0, |count, _| *count += 1).unwrap();
