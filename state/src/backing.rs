@@ -14,7 +14,7 @@
     reason = "the mapping's memory is handed out as bytes and columns, and the kernel asked to lock it"
 )]
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -26,7 +26,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::TableConfig;
 use crate::hash::{self, HashRange};
+use crate::revive::Doubt;
 use crate::segment::{Descriptor, Kind, PAGE_BYTES};
+use crate::sweep;
 
 /// Where a store's pages lie.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -39,8 +41,6 @@ pub enum Backing {
     File(PathBuf),
 }
 
-/// The end of a segment file's name.
-const SUFFIX: &str = ".segment";
 /// Changes with every change of the layout. A segment of another version is not looked into.
 const VERSION: u32 = 1;
 
@@ -63,8 +63,7 @@ const GROW_PAGES: std::ops::RangeInclusive<u32> = 16..=512;
 impl Drop for SegmentFile {
     fn drop(&mut self) {
         // Closing would do, but for a child of this process that was forked a moment ago and still has the descriptor.
-        // SAFETY: gives back the lock of a descriptor that is open.
-        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+        sweep::unlock(&self.file);
     }
 }
 
@@ -86,59 +85,6 @@ struct Identity {
     pages_max: u32,
     /// The program that wrote it, as its file was.
     build: u64,
-}
-
-/// Why a restore read the checkpoint, and not what lay in memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub enum Doubt {
-    /// The pages are not kept in a file.
-    #[default]
-    Anonymous,
-    /// There is no segment of an earlier run.
-    Nothing,
-    /// The machine was started anew since, or the segment is of another machine.
-    Boot,
-    /// The segment is of another version, operator, shard, stretch of the hash space or size.
-    Identity,
-    /// Its first pages are not what was written there.
-    Head,
-    /// Its states are others than the operator's, or in another order.
-    States,
-    /// It does not know the barrier of this checkpoint.
-    Barrier,
-    /// A part of its file is missing.
-    Hole,
-    /// Its log is not what was written there.
-    Log,
-    /// A page, or what is said of it, is not what it was at the barrier.
-    Page(u32),
-    /// Its pages are each sound and together no state.
-    Contradiction,
-    /// The checkpoint is put together from several parts, or is of other types.
-    Parts,
-    /// It had state put in before the restore.
-    Used,
-}
-
-impl std::fmt::Display for Doubt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Doubt::Anonymous => "state is not kept in a file",
-            Doubt::Nothing => "there is no segment of an earlier run",
-            Doubt::Boot => "the segment is of before the machine's last start, or of another machine",
-            Doubt::Identity => "the segment is of another version, operator, shard, hash range or size",
-            Doubt::Head => "the segment's head is damaged",
-            Doubt::States => "the segment holds other states",
-            Doubt::Barrier => "the segment does not know the checkpoint's barrier",
-            Doubt::Hole => "a part of the segment is missing",
-            Doubt::Log => "the segment's log is damaged",
-            Doubt::Page(page) => return write!(f, "page {page} of the segment is damaged"),
-            Doubt::Contradiction => "the segment's pages do not fit together",
-            Doubt::Parts => "the checkpoint is of another number of shards, or of other types",
-            Doubt::Used => "state was put in before the restore",
-        })
-    }
 }
 
 /// A segment's file, locked and mapped; unlocked when dropped.
@@ -202,8 +148,8 @@ impl SegmentFile {
                         a crash of the machine nothing of that is believed. Use a directory below /dev/shm";
             return Err(io::Error::new(io::ErrorKind::Unsupported, what));
         }
-        let path = directory.join(file_name(&config.operator, config.shard));
-        let file = open_locked(&path)?;
+        let path = directory.join(sweep::file_name(&config.operator, config.shard));
+        let file = sweep::open_locked(&path)?;
         let identity = Identity {
             version: VERSION,
             boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned(),
@@ -503,10 +449,41 @@ impl SegmentFile {
         let _ = self.mapping.advise_range(Advice::HugePage, self.pages_at, self.pages_max as usize * PAGE_BYTES);
     }
 
-    /// Has the first pages ready in the process's own page tables, a system call instead of a fault for every few.
+    /// Has the first pages in the process's own page tables, by one system call. As if for reading: the kernel then takes
+    /// sixteen neighbours at a time, and they can be written to all the same.
     pub(crate) fn populate(&self, pages: u32) {
         // A kernel too old for it answers with an error, and the faults come one by one.
-        let _ = self.mapping.advise_range(Advice::PopulateWrite, self.pages_at, pages as usize * PAGE_BYTES);
+        let _ = self.mapping.advise_range(Advice::PopulateRead, self.pages_at, pages as usize * PAGE_BYTES);
+    }
+
+    /// Reads from the log without the mapping: of what is read once, pages need not be mapped, and a hole wants no memory.
+    pub(crate) fn read_log(&self, piece: u32, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(bytes, self.piece_at(piece) as u64)
+    }
+
+    /// Makes a piece one of no log.
+    pub(crate) fn blot_piece(&self, piece: u32) -> io::Result<()> {
+        self.file.write_all_at(&[0; 16], self.piece_at(piece) as u64)
+    }
+
+    /// Reads a piece's contents into pages, those of the records for which there is no page into none.
+    pub(crate) fn read_contents(&mut self, piece: u32, to: &[Option<u32>]) -> io::Result<()> {
+        let mut nowhere = [0u8; PAGE_BYTES];
+        let mut vectors = Vec::with_capacity(to.len());
+        for page in to {
+            // SAFETY: `page_at` keeps it inside the mapping.
+            let place = page.map_or(nowhere.as_mut_ptr(), |page| unsafe { self.start().add(self.page_at(page)) });
+            vectors.push(libc::iovec { iov_base: place.cast(), iov_len: PAGE_BYTES });
+        }
+        let (fd, at) = (self.file.as_raw_fd(), self.piece_at(piece) + PAGE_BYTES);
+        // SAFETY: every vector is a whole page of the mapping, borrowed exclusively, or of the buffer above, which nobody
+        // reads; there are fewer of them than a call takes.
+        let read = unsafe { libc::preadv(fd, vectors.as_ptr(), vectors.len() as libc::c_int, at as libc::off_t) };
+        match usize::try_from(read) {
+            Ok(read) if read == to.len() * PAGE_BYTES => Ok(()),
+            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(_) => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Removes the file; what is mapped goes with the last mapping.
@@ -554,92 +531,9 @@ fn is_on_tmpfs(directory: &Path) -> io::Result<bool> {
     Ok(answer.f_type == libc::TMPFS_MAGIC)
 }
 
-fn open_locked(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-    if !try_lock(&file)? {
-        let what = format!(
-            "{} is in use: a process that runs this operator on this shard is still alive. End it, or give the job another \
-             directory",
-            path.display()
-        );
-        return Err(io::Error::new(io::ErrorKind::WouldBlock, what));
-    }
-    Ok(file)
-}
-
-/// False if somebody else has it.
-fn try_lock(file: &File) -> io::Result<bool> {
-    // SAFETY: asks for a lock on a descriptor that is open.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(true);
-    }
-    let error = io::Error::last_os_error();
-    if error.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(error) }
-}
-
-/// Readable, and another for every operator: what a file name cannot have is replaced, and the hash tells them apart.
-fn file_name(operator: &str, shard: u32) -> String {
-    format!("{}-shard-{shard:04}{SUFFIX}", readable_name(operator))
-}
-
-fn readable_name(name: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
-    let readable: String = name.chars().take(80).map(plain).collect();
-    format!("{readable}-{:016x}", hash::bytes(name.as_bytes()))
-}
-
-/// The directory of a job's segments below one that jobs share.
-#[must_use]
-pub fn segments_of_job(directory: &Path, job: &str) -> PathBuf {
-    directory.join(readable_name(job))
-}
-
-/// Removes the segments in a directory that no process uses and that are not of these operators' shards, and the directory
-/// if nothing is left in it. How many segments went.
-///
-/// # Errors
-/// When the directory cannot be listed. One that is not there has no segments.
-pub fn sweep_segments<'a>(
-    directory: &Path,
-    operators: impl Iterator<Item = &'a str>,
-    shards: u32,
-) -> io::Result<usize> {
-    let operators: Vec<&str> = operators.collect();
-    let is_kept =
-        |name: &str| operators.iter().any(|operator| (0..shards).any(|shard| file_name(operator, shard) == name));
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        entries => entries?,
-    };
-    let mut removed = 0;
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| name.ends_with(SUFFIX)) else { continue };
-        if is_kept(name) {
-            continue;
-        }
-        // Somebody else may be removing it too.
-        let Ok(file) = OpenOptions::new().read(true).write(true).open(entry.path()) else { continue };
-        if try_lock(&file)? && fs::remove_file(entry.path()).is_ok() {
-            removed += 1;
-        }
-    }
-    // Only an empty one can be removed.
-    let _ = fs::remove_dir(directory);
-    Ok(removed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_readable_and_differ() {
-        let name = file_name("count/clicks", 3);
-        assert!(name.starts_with("count_clicks-") && name.ends_with("-shard-0003.segment"), "{name}");
-        assert_ne!(name, file_name("count_clicks", 3));
-    }
 
     #[test]
     fn a_text_that_was_changed_anywhere_is_none() {

@@ -12,7 +12,7 @@
 //! The rooms, in the order an entry meets them: `fixed`, `key`, `text` and [`hash`] say what can be kept; `fold`, `table`,
 //! `directory`, `page` and `segment` keep it; `dirty`, `freeze`, `snapshot` and `chain` write it down; `file`,
 //! `store` and `manifest` make it a checkpoint; `restore` and `rescale` bring it back, as `evolution` allows; `savepoint`
-//! keeps it apart from pages and shards. Where pages lie in a file that outlives the process, `backing` has the file, `undo`
+//! keeps it apart from pages and shards. Where pages lie in a file that outlives the process, `backing` and `sweep` have the file, `undo`
 //! what pages were at the last barriers, and `revive` brings them back without reading any. [`schema`] says what the bytes of
 //! all this mean, for those who do not know the types.
 
@@ -48,11 +48,12 @@ mod slotted_table;
 mod snapshot;
 mod store;
 mod stored;
+mod sweep;
 mod table;
 mod text;
 mod undo;
 
-pub use backing::{Backing, Doubt, segments_of_job, sweep_segments};
+pub use backing::Backing;
 pub use evolution::{DeclaredState, Fit};
 pub use file::SnapshotFile;
 pub use fixed::{Both, Fixed, bytes_of, type_text};
@@ -65,6 +66,7 @@ pub use page::{is_zero, same_bytes};
 pub use page_store::PageStore;
 pub use residence::{major_faults_of_thread, memory_bytes_max};
 pub use restore::{How, RestoreError, Restored};
+pub use revive::Doubt;
 pub use savepoint::{
     SAVEPOINT_FILE, SAVEPOINT_VERSION, SavedEntry, SavedFile, SavedOperator, SavedPart, SavedState, Savepoint,
     SavepointError, SavepointManifest, SavepointReport,
@@ -78,6 +80,7 @@ pub use store::{
     Store, StoreConfig, StoreError, Writing,
 };
 pub use stored::{AsArchived, AsKey, SlotKey, Stored};
+pub use sweep::{segments_of_job, sweep_segments};
 pub use table::{Namespace, ScanCursor, StateError, Table, TableBytes, TableConfig};
 pub use text::{Text, TextError};
 pub use within::{SlotWithin, SlotWithinRef, SubKey, Within};

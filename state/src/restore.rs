@@ -8,7 +8,6 @@ use std::collections::HashSet;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::backing::Doubt;
 use crate::chain::{Chain, SnapshotNumber};
 use crate::directory::Space;
 use crate::dirty::Pages;
@@ -16,6 +15,7 @@ use crate::evolution::{Fit, fit};
 use crate::hash::PREFIX_BITS;
 use crate::manifest::TablePart;
 use crate::page_store::PageStore;
+use crate::revive::Doubt;
 use crate::savepoint::SavepointError;
 use crate::schema::Incompatible;
 use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE};

@@ -11,7 +11,7 @@
 //! middle of this leaves a segment that the next restart revives in the same way: records stay until a later barrier is
 //! confirmed, and putting one back twice is as good as once.
 
-use crate::backing::{DESCRIPTOR_BYTES, Doubt, KIND_AT, PIECE_RECORDS, SegmentFile};
+use crate::backing::{DESCRIPTOR_BYTES, KIND_AT, PIECE_RECORDS, SegmentFile};
 use crate::chain::Chain;
 use crate::dirty::Pages;
 use crate::page_store::PageStore;
@@ -19,8 +19,61 @@ use crate::restore::{How, Restored};
 use crate::segment::{Descriptor, Kind, NO_PAGE, PAGE_BYTES};
 use crate::snapshot::FileRef;
 use crate::undo::{
-    Barrier, Record, Slot, Undo, chain_print, read_count, read_piece, read_record, read_slot, states_print,
+    Barrier, Record, Slot, Undo, chain_print, read_count, read_piece, read_records, read_slot, states_print,
 };
+
+/// Why a restore read the checkpoint, and not what lay in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Doubt {
+    /// The pages are not kept in a file.
+    #[default]
+    Anonymous,
+    /// There is no segment of an earlier run.
+    Nothing,
+    /// The machine was started anew since, or the segment is of another machine.
+    Boot,
+    /// The segment is of another version, operator, shard, stretch of the hash space or size.
+    Identity,
+    /// Its first pages are not what was written there.
+    Head,
+    /// Its states are others than the operator's, or in another order.
+    States,
+    /// It does not know the barrier of this checkpoint.
+    Barrier,
+    /// A part of its file is missing.
+    Hole,
+    /// Its log is not what was written there.
+    Log,
+    /// A page, or what is said of it, is not what it was at the barrier.
+    Page(u32),
+    /// Its pages are each sound and together no state.
+    Contradiction,
+    /// The checkpoint is put together from several parts, or is of other types.
+    Parts,
+    /// It had state put in before the restore.
+    Used,
+}
+
+impl std::fmt::Display for Doubt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Doubt::Anonymous => "state is not kept in a file",
+            Doubt::Nothing => "there is no segment of an earlier run",
+            Doubt::Boot => "the segment is of before the machine's last start, or of another machine",
+            Doubt::Identity => "the segment is of another version, operator, shard, hash range or size",
+            Doubt::Head => "the segment's head is damaged",
+            Doubt::States => "the segment holds other states",
+            Doubt::Barrier => "the segment does not know the checkpoint's barrier",
+            Doubt::Hole => "a part of the segment is missing",
+            Doubt::Log => "the segment's log is damaged",
+            Doubt::Page(page) => return write!(f, "page {page} of the segment is damaged"),
+            Doubt::Contradiction => "the segment's pages do not fit together",
+            Doubt::Parts => "the checkpoint is of another number of shards, or of other types",
+            Doubt::Used => "state was put in before the restore",
+        })
+    }
+}
 
 impl PageStore {
     /// Takes the segment over as it was at the barrier whose checkpoint has this chain.
@@ -91,10 +144,9 @@ struct Log {
 }
 
 impl Log {
-    fn find(file: &mut SegmentFile, slot: &Slot, barrier: &Barrier) -> Result<Log, Doubt> {
+    fn find(file: &SegmentFile, slot: &Slot, barrier: &Barrier) -> Result<Log, Doubt> {
         let mut pieces = Vec::new();
         for piece in file.pieces() {
-            file.allocate_piece(piece).map_err(|_| Doubt::Hole)?;
             if let Some((generation, nth)) = read_piece(file, piece) {
                 pieces.push((generation, nth, piece));
             }
@@ -117,11 +169,13 @@ impl Log {
         Ok(Log { generations })
     }
 
-    /// Every record, the newest first.
-    fn records(&self) -> impl Iterator<Item = (u32, u32, u32)> {
-        self.generations.iter().rev().flat_map(|(generation, pieces, records)| {
-            let piece_of = |index: u32| pieces[index as usize / PIECE_RECORDS];
-            (0..*records).rev().map(move |index| (piece_of(index), *generation, index))
+    /// Every piece, the newest first: its number, its generation, its first record and how many it has.
+    fn newest_first(&self) -> impl Iterator<Item = (u32, u32, u32, u32)> {
+        self.generations.iter().rev().flat_map(|&(generation, ref pieces, records)| {
+            pieces.iter().enumerate().rev().map(move |(nth, &piece)| {
+                let first = (nth * PIECE_RECORDS) as u32;
+                (piece, generation, first, (records - first).min(PIECE_RECORDS as u32))
+            })
         })
     }
 
@@ -134,7 +188,7 @@ impl Log {
     }
 }
 
-/// Proves every record, then puts them back, the newest first; which pages there were.
+/// Puts every record back, the newest first, and proves it where it then lies; which pages there were.
 fn put_back(
     undo: &mut Undo,
     file: &mut SegmentFile,
@@ -144,24 +198,26 @@ fn put_back(
     log: &Log,
 ) -> Result<Vec<bool>, Doubt> {
     let mut undone = vec![false; barrier.handed_out as usize];
-    let mut records: Vec<Record> = Vec::new();
-    for (piece, generation, index) in log.records() {
-        let record = read_record(file, piece, generation, index).ok_or(Doubt::Log)?;
-        // A page that came after the barrier, changed after a later one.
-        if record.page < barrier.handed_out {
-            records.push(record);
-        }
-    }
     // From here on the segment is on its way to this barrier, and to no other.
-    undo.go_on(file, (sequence, slot), barrier.clone(), log.pieces());
-    for record in &records {
-        undo.note_logged(record.page);
-        undone[record.page as usize] = true;
-        if let Some(contents_at) = record.contents_at {
-            file.copy_page(contents_at, file.page_at(record.page));
+    undo.go_on(file, (sequence, slot), barrier.clone(), log.pieces()).map_err(|_| Doubt::Hole)?;
+    for (piece, generation, first, records) in log.newest_first() {
+        let records = read_records(file, piece, generation, first, records).ok_or(Doubt::Log)?;
+        // A page may have come after the barrier, and changed after a later one.
+        let was_there = |record: &&Record| record.page < barrier.handed_out;
+        let to: Vec<Option<u32>> = records
+            .iter()
+            .map(|record| Some(record).filter(was_there).filter(|record| record.in_use()).map(|record| record.page))
+            .collect();
+        file.read_contents(piece, &to).map_err(|_| Doubt::Hole)?;
+        for record in records.iter().filter(was_there) {
+            undo.note_logged(record.page);
+            undone[record.page as usize] = true;
+            file.set_descriptor(record.page, &record.descriptor);
+            file.set_checksum(record.page, record.checksum);
+            if file.checksum_of(record.page) != record.checksum {
+                return Err(Doubt::Log);
+            }
         }
-        file.set_descriptor(record.page, &record.descriptor);
-        file.set_checksum(record.page, record.checksum);
     }
     Ok(undone)
 }

@@ -18,16 +18,18 @@
 //! three times the pages, or memory is short, the log is given up, and until the next barrier is confirmed a restart reads
 //! the checkpoint. What a confirmed barrier makes superfluous is used again; of that, as much as the last epoch took is kept.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
 use crate::backing::{
-    DESCRIPTOR_BYTES, Doubt, KIND_AT, MARKS_AT, PIECE_RECORDS, SLOT_BYTES, SLOTS_AT, SegmentFile, checksum, seal_text,
+    DESCRIPTOR_BYTES, KIND_AT, MARKS_AT, PIECE_RECORDS, SLOT_BYTES, SLOTS_AT, SegmentFile, checksum, seal_text,
     sealed_text,
 };
 use crate::dirty::Pages;
 use crate::hash;
+use crate::revive::Doubt;
 use crate::segment::{Kind, PAGE_BYTES};
 use crate::snapshot::FileRef;
 
@@ -88,7 +90,7 @@ pub(crate) struct Undo {
     /// Pieces in use, in the order of their records, with the log they belong to.
     pieces: VecDeque<(u32, u32)>,
     spare: Vec<u32>,
-    /// Pieces whose memory was given back.
+    /// Pieces that may have no memory.
     cut: Vec<u32>,
     /// Pieces numbered below this are in one of the lists.
     pieces_known: u32,
@@ -104,8 +106,13 @@ pub(crate) struct Record {
     pub(crate) page: u32,
     pub(crate) descriptor: [u8; DESCRIPTOR_BYTES],
     pub(crate) checksum: u32,
-    /// Where in the file its contents are, if it was in use.
-    pub(crate) contents_at: Option<usize>,
+}
+
+impl Record {
+    /// Whether there are contents with it.
+    pub(crate) fn in_use(&self) -> bool {
+        self.descriptor[KIND_AT] != Kind::Free as u8
+    }
 }
 
 /// Which chain of files a checkpoint has: of equal chains, the state is equal.
@@ -150,8 +157,9 @@ pub(crate) fn read_count(file: &SegmentFile, generation: u32) -> Option<u32> {
 
 /// Of which log a piece is, and which of its pieces; none if it is of none.
 pub(crate) fn read_piece(file: &SegmentFile, piece: u32) -> Option<(u32, u32)> {
-    let header = file.bytes(file.piece_at(piece), 16);
-    let (generation, nth) = (u32_at(header, 4), u32_at(header, 8));
+    let mut header = [0; 16];
+    file.read_log(piece, &mut header).ok()?;
+    let (generation, nth) = (u32_at(&header, 4), u32_at(&header, 8));
     (header == piece_header(generation, nth)).then_some((generation, nth))
 }
 
@@ -171,22 +179,24 @@ fn places(file: &SegmentFile, piece: u32, index: u32) -> (usize, usize) {
     (file.piece_at(piece) + at * RECORD_BYTES, file.piece_at(piece) + at * PAGE_BYTES)
 }
 
-/// The record of this number in a log; none if it is not what was written.
-pub(crate) fn read_record(file: &SegmentFile, piece: u32, generation: u32, index: u32) -> Option<Record> {
-    let (header_at, contents_at) = places(file, piece, index);
-    let header = file.bytes(header_at, RECORD_BYTES);
-    let descriptor: [u8; DESCRIPTOR_BYTES] = header[16..16 + DESCRIPTOR_BYTES].try_into().expect("as many bytes");
-    let record = Record {
-        page: u32_at(header, 0),
-        descriptor,
-        checksum: u32_at(header, 12),
-        contents_at: (descriptor[KIND_AT] != Kind::Free as u8).then_some(contents_at),
+/// The records of a piece of a log, `records` from the one of number `first`, without their contents; none if they are not
+/// what was written.
+pub(crate) fn read_records(
+    file: &SegmentFile,
+    piece: u32,
+    generation: u32,
+    first: u32,
+    records: u32,
+) -> Option<Vec<Record>> {
+    let mut headers = [0; PAGE_BYTES];
+    file.read_log(piece, &mut headers).ok()?;
+    let headers = headers.as_chunks::<RECORD_BYTES>().0.iter().skip(1);
+    let read = |(header, index): (&[u8; RECORD_BYTES], u32)| {
+        let descriptor = header[16..16 + DESCRIPTOR_BYTES].try_into().expect("as many bytes");
+        let record = Record { page: u32_at(header, 0), descriptor, checksum: u32_at(header, 12) };
+        (*header == record_header(generation, index, &record)).then_some(record)
     };
-    let sound = header == record_header(generation, index, &record) && {
-        let contents = record.contents_at.map_or(&[][..], |at| file.bytes(at, PAGE_BYTES));
-        checksum(record.page, &descriptor, contents) == record.checksum
-    };
-    sound.then_some(record)
+    headers.zip(first..first + records).map(read).collect()
 }
 
 fn record_header(generation: u32, index: u32, record: &Record) -> [u8; RECORD_BYTES] {
@@ -225,39 +235,30 @@ impl Undo {
         }
     }
 
-    /// Goes on with what a file holds: the slot that held, the one barrier that was returned to, and the pieces in use.
+    /// Goes on with what a file holds: the slot that held, the one barrier that was returned to, and the pieces in use, in
+    /// the order of their records.
     pub(crate) fn go_on(
         &mut self,
         file: &mut SegmentFile,
         (sequence, slot): (u32, Slot),
         barrier: Barrier,
-        mut pieces: Vec<(u32, u32)>,
-    ) {
+        pieces: Vec<(u32, u32)>,
+    ) -> io::Result<()> {
         self.sequence = sequence;
         self.records = read_count(file, slot.generation).unwrap_or(0);
         self.slot = Slot { barriers: vec![barrier], ..slot };
         self.open = false;
+        // The next record goes into the last of them.
+        pieces.last().map_or(Ok(()), |&(_, piece)| file.allocate_piece(piece))?;
         let known = file.pieces();
         self.pieces_known = known.iter().max().map_or(0, |piece| piece + 1);
-        self.spare = known.into_iter().filter(|piece| pieces.iter().all(|(_, used)| used != piece)).collect();
-        // A piece may have been begun for a record that was never counted.
-        let in_newest = self.records.div_ceil(PIECE_RECORDS as u32);
-        let mut seen = 0;
-        pieces.retain(|&(generation, piece)| {
-            seen += u32::from(generation == self.slot.generation);
-            let counts = generation != self.slot.generation || seen <= in_newest;
-            if !counts {
-                self.spare.push(piece);
-            }
-            counts
-        });
+        let used: HashSet<u32> = pieces.iter().map(|&(_, piece)| piece).collect();
+        self.cut = known.into_iter().filter(|piece| !used.contains(piece)).collect();
+        // Two pieces must never say the same of themselves: one may have been begun for a record that was never counted.
+        self.cut.iter().try_for_each(|&piece| file.blot_piece(piece))?;
         self.pieces = pieces.into();
-        // Two pieces must never say the same of themselves.
-        for &piece in &self.spare {
-            let at = file.piece_at(piece);
-            file.bytes_mut(at, 16).fill(0);
-        }
         self.publish(file);
+        Ok(())
     }
 
     /// A page that one of the logs has.
@@ -302,7 +303,7 @@ impl Undo {
 
     fn append(&mut self, file: &mut SegmentFile, page: u32) -> bool {
         let index = self.records;
-        if index as usize % PIECE_RECORDS == 0 && !self.add_piece(file, index / PIECE_RECORDS as u32) {
+        if (index as usize).is_multiple_of(PIECE_RECORDS) && !self.add_piece(file, index / PIECE_RECORDS as u32) {
             return false;
         }
         let &(_, piece) = self.pieces.back().expect("the log's first record has brought a piece");
@@ -314,7 +315,7 @@ impl Undo {
         }
         let contents = if in_use { file.bytes(contents_at, PAGE_BYTES) } else { &[] };
         let checksum = checksum(page, &descriptor, contents);
-        let record = Record { page, descriptor, checksum, contents_at: in_use.then_some(contents_at) };
+        let record = Record { page, descriptor, checksum };
         let header = record_header(self.slot.generation, index, &record);
         file.bytes_mut(header_at, RECORD_BYTES).copy_from_slice(&header);
         self.records += 1;

@@ -12,7 +12,7 @@ use crate::world::{Random, Step, Twin, World, config, segment_in, shared_memory}
 /// Where anything was written, in pages of the file.
 fn written_pages(bytes: &[u8]) -> Vec<usize> {
     let pages = bytes.chunks(4096).enumerate();
-    pages.filter(|(_, page)| page.iter().any(|&byte| byte != 0)).map(|(at, _)| at).collect()
+    pages.filter(|(_, page)| **page != [0; 4096][..page.len()]).map(|(at, _)| at).collect()
 }
 
 /// Damages the file in one way; says how.
@@ -59,7 +59,7 @@ fn damage(path: &Path, random: &mut Random) -> String {
 #[test]
 fn damage_is_noticed_and_the_checkpoint_read() {
     let (mut full, mut fast) = (0, 0);
-    for seed in 500..506 {
+    for seed in 500..504 {
         let room = shared_memory();
         let checkpoints = room.path().join("checkpoints");
         let backing = room.path().join("segments");
@@ -93,5 +93,5 @@ fn damage_is_noticed_and_the_checkpoint_read() {
         }
     }
     // What is fast was damaged where nothing counts: a page that is free, a log of an older barrier, the other slot.
-    assert!(full > 150, "too little damage was noticed to mean anything: {full} of {}", full + fast);
+    assert!(full > 100, "too little damage was noticed to mean anything: {full} of {}", full + fast);
 }

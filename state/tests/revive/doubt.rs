@@ -110,7 +110,7 @@ fn another_stretch_of_the_hash_space_is_another_segment() {
     let config = TableConfig { range: HashRange::of_shard(0, 2), ..left.config() };
     let keyed = PageStore::new(config).unwrap();
     let (counts, _names) = (keyed.table::<u64, u64>("counts"), keyed.slotted::<String, String>("names"));
-    let checkpoints = millstream_state::Store::open(&left.checkpoints()).unwrap();
+    let checkpoints = millstream_state::Store::open(left.checkpoints()).unwrap();
     let (_, part) = newest(&checkpoints).unwrap();
     let restored = keyed.clone().restore(&checkpoints, &[part]).unwrap();
     assert_eq!(restored.how, full(Doubt::Parts));
@@ -132,7 +132,7 @@ fn other_states_are_not_looked_into() {
     // The same states, and one more before them: pages name their state by its number.
     let _first = keyed.table::<u64, u32>("first");
     let (_counts, _names) = (keyed.table::<u64, u64>("counts"), keyed.slotted::<String, String>("names"));
-    let checkpoints = millstream_state::Store::open(&left.checkpoints()).unwrap();
+    let checkpoints = millstream_state::Store::open(left.checkpoints()).unwrap();
     let (_, part) = newest(&checkpoints).unwrap();
     assert_eq!(keyed.restore(&checkpoints, &[part]).unwrap().how, full(Doubt::States));
 }
@@ -140,7 +140,7 @@ fn other_states_are_not_looked_into() {
 #[test]
 fn the_checkpoint_before_the_last_confirmed_is_read() {
     let left = Left::behind(10);
-    let checkpoints = millstream_state::Store::open(&left.checkpoints()).unwrap();
+    let checkpoints = millstream_state::Store::open(left.checkpoints()).unwrap();
     let (nth, _) = newest(&checkpoints).unwrap();
     let before = checkpoints.newest_before(Some(millstream_state::Epoch(nth))).unwrap().manifest.unwrap();
     let mut world = World::new(left.config(), &left.checkpoints());

@@ -5,6 +5,7 @@
 mod corrupt;
 mod crash;
 mod doubt;
+mod full;
 mod kill;
 mod measure;
 mod world;
