@@ -20,7 +20,8 @@ and started again; in the end the committed files must be what a run without kil
 
 Examples:
   harness chaos ysb --kills 20 --seed 7
-  harness chaos ysb --kills 50 --checkpoint-interval 100ms --json")]
+  harness chaos ysb --kills 50 --checkpoint-interval 100ms --json
+  harness chaos ysb --kills 20 --rescale")]
 pub(super) struct ChaosArgs {
     /// What runs in the child
     #[arg(value_enum)]
@@ -41,6 +42,10 @@ pub(super) struct ChaosArgs {
     /// How many shards
     #[arg(long, value_name = "N", default_value = "2", value_parser = small_count)]
     shards: u32,
+
+    /// Give it another number of shards at every start, one to four
+    #[arg(long)]
+    rescale: bool,
 
     /// Where events come from
     #[arg(long, value_enum, default_value_t = ChaosSource::Log)]
@@ -106,6 +111,7 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
         kills: args.kills,
         seed: args.seed,
         shards: args.shards,
+        rescale: args.rescale,
         checkpoint_interval: args.checkpoint_interval,
         rate: args.rate,
         events: GeneratorConfig {
@@ -138,6 +144,9 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
     let enough = outcome.kills == args.kills;
     let mut report = Report::new(format!("chaos ysb: {} kills, seed {}", outcome.kills, args.seed));
     report.line("restarts", outcome.restarts.to_string());
+    if args.rescale {
+        report.line("rescales", format!("{} of them with another number of shards", outcome.rescales));
+    }
     report.line("lost", differences.lost.to_string());
     report.line("duplicated", differences.duplicated.to_string());
     let recovery = &outcome.recovery_ms;
@@ -160,6 +169,7 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
             "seed": args.seed,
             "kills": outcome.kills,
             "restarts": outcome.restarts,
+            "rescales": outcome.rescales,
             "lost": differences.lost,
             "duplicated": differences.duplicated,
             "differences": differences.differences,

@@ -345,6 +345,9 @@ fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&
     if job.restored_epoch > 0 {
         report.line("continued", format!("from the checkpoint of epoch {}", job.restored_epoch));
     }
+    if let Some(restored) = &job.restored {
+        report.line("restore", restored.to_string());
+    }
     for why in &job.restarts {
         report.line("restarted", why.clone());
     }
@@ -416,6 +419,14 @@ fn as_json(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, used: &Usage, li
             "bytes_total": checkpoints.bytes_total,
             "bytes_max": checkpoints.bytes_max,
         },
+        "restored": job.restored.map(|restored| json!({
+            "shards_before": restored.shards_before,
+            "seconds": restored.took.as_secs_f64(),
+            "bytes_read": restored.state.bytes_read,
+            "entries": restored.state.entries,
+            "pages_moved": restored.state.pages_moved,
+            "entries_moved": restored.state.entries_moved,
+        })),
         "pause_us": four(&measured.pause_us, 1.0),
         "turn_us": four(&measured.turn_us, 1.0),
         "latency_ms": outcome.latency_us.as_ref().filter(|_| plan.open_loop).map(|latency| four(latency, 1e3)),
