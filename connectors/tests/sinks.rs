@@ -427,3 +427,74 @@ fn a_full_disk_fails_the_log_writer_and_a_reopen_with_room_mends_it() {
     let mut rows = millstream::road::rows::Lines::default();
     assert_eq!(reader.read(&mut rows, 10).unwrap(), 1);
 }
+
+/// Shards `0..before` prepare an epoch each, and die; then those of `after` take over what they left.
+async fn handed_over<S: Sink<Row>>(sink: &S, before: u32, after: u32, epoch: u64) -> Vec<S::Writer> {
+    let mut prepared = Vec::new();
+    for shard in 0..before {
+        let mut writer = sink.open(shard, before).unwrap();
+        if epoch > 1 {
+            writer.restored(Epoch(epoch - 1));
+        }
+        writer.recover(Vec::new()).await.unwrap();
+        writer.write(&(epoch * 100 + u64::from(shard))).unwrap();
+        prepared.push(writer.prepare(Epoch(epoch)).await.unwrap());
+        // Of the epoch after it there is no checkpoint.
+        writer.write(&666).unwrap();
+        writer.prepare(Epoch(epoch + 1)).await.unwrap();
+    }
+    let mut writers = Vec::new();
+    for shard in 0..after {
+        let mut writer = sink.open(shard, after).unwrap();
+        writer.restored(Epoch(epoch));
+        let ours = prepared.iter().skip(shard as usize).step_by(after as usize);
+        writer.recover(ours.cloned().collect()).await.unwrap();
+        writers.push(writer);
+    }
+    writers
+}
+
+#[test]
+fn output_of_shards_that_are_no_more_is_committed_and_what_they_left_is_cleared_away() {
+    on_a_shard(async {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = file_sink(dir.path());
+        // Four shards, then two, then four again: those who come back find their own old files, and are not afraid of them.
+        handed_over(&sink, 4, 2, 1).await;
+        assert_eq!(visible(dir.path()), [100, 101, 102, 103]);
+        assert!(pending(dir.path()).is_empty(), "{:?}", pending(dir.path()));
+        handed_over(&sink, 2, 4, 2).await;
+        let mut rows = visible(dir.path());
+        rows.sort_unstable();
+        assert_eq!(rows, [100, 101, 102, 103, 200, 201]);
+        assert!(pending(dir.path()).is_empty(), "{:?}", pending(dir.path()));
+        // What is ahead of the checkpoint is in the way, whichever shard wrote it.
+        fs::write(dir.path().join("part-00003-000000000009.txt"), "1\n").unwrap();
+        let mut writer = sink.open(1, 2).unwrap();
+        writer.restored(Epoch(2));
+        let error = writer.recover(Vec::new()).await.unwrap_err().to_string();
+        assert!(error.contains("part-00003") && error.contains("epoch 9"), "{error}");
+    });
+}
+
+#[test]
+fn sinks_in_memory_go_on_with_other_shards() {
+    on_a_shard(async {
+        let memory = MemorySink::<Row>::new();
+        handed_over(&memory, 3, 2, 1).await;
+        handed_over(&memory, 2, 5, 2).await;
+        let mut rows = memory.rows();
+        rows.sort_unstable();
+        assert_eq!(rows, [100, 101, 102, 200, 201]);
+
+        let counted = NullSink::new();
+        let mut writers = handed_over(&counted, 5, 2, 1).await;
+        assert_eq!(counted.rows(), 5);
+        for writer in &mut writers {
+            SinkWriter::<Row>::write(writer, &7).unwrap();
+            let prepared = SinkWriter::<Row>::prepare(writer, Epoch(2)).await.unwrap();
+            SinkWriter::<Row>::commit(writer, prepared).await.unwrap();
+        }
+        assert_eq!(counted.rows(), 7);
+    });
+}

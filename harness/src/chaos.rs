@@ -33,6 +33,8 @@ pub struct Chaos {
     pub seed: u64,
     /// Shards of the child.
     pub shards: u32,
+    /// Give the child another number of shards at every start, one to four by the seed.
+    pub rescale: bool,
     /// Time between its checkpoints.
     pub checkpoint_interval: Duration,
     /// Events or updates a second that the child takes: slow enough that it is still at work at the last kill.
@@ -76,12 +78,16 @@ pub struct ChaosOutcome {
     pub kills: u32,
     /// Times it was started again.
     pub restarts: u32,
+    /// Times it was started with another number of shards than before.
+    pub rescales: u32,
     /// The comparison with the oracle.
     pub differences: Differences,
     /// From the kill to the first row committed after it, ms.
     pub recovery_ms: Histogram<u64>,
 }
 
+/// The most shards that a child is given which is rescaled; the log has as many partitions.
+const RESCALE_SHARDS_MAX: u32 = 4;
 /// How often the parent looks at the child and its output.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// A child that has committed nothing for so long is not coming back.
@@ -96,14 +102,16 @@ pub fn run(chaos: &Chaos, tell: &mut dyn FnMut(&str)) -> Result<ChaosOutcome, St
     let rooms = Rooms::make(&chaos.dir)?;
     if let ChaosJob::Ysb { events, events_per_ms, .. } = chaos.job {
         tell("generating the log");
-        dataset::generate(rooms.log.clone(), events, events_per_ms, chaos.shards.max(2), &mut |_| {})?;
+        let partitions = if chaos.rescale { RESCALE_SHARDS_MAX } else { chaos.shards.max(2) };
+        dataset::generate(rooms.log.clone(), events, events_per_ms, partitions, &mut |_| {})?;
     }
     let mut moments = Moments(chaos.seed);
     let mut recovery_ms = Histogram::new_with_bounds(1, 600_000, 3).expect("the bounds are constants that fit");
-    let (mut kills, mut restarts) = (0, 0);
+    let (mut kills, mut restarts, mut rescales) = (0, 0, 0);
     let mut killed_at: Option<Nanos> = None;
+    let mut shards = chaos.shards;
     loop {
-        let mut child = rooms.start(chaos)?;
+        let mut child = rooms.start(chaos, shards)?;
         let started = clock.now();
         let rows_before = rooms.committed_files()?;
         // Counted from the first sign of life, so that most kills meet a job at work; one in four from the start, to meet
@@ -142,13 +150,18 @@ pub fn run(chaos: &Chaos, tell: &mut dyn FnMut(&str)) -> Result<ChaosOutcome, St
                 stop(&mut child);
                 kills += 1;
                 restarts += 1;
+                if chaos.rescale {
+                    let before = shards;
+                    shards = 1 + (moments.draw() % u64::from(RESCALE_SHARDS_MAX)) as u32;
+                    rescales += u32::from(shards != before);
+                }
                 tell(&format!("kill {kills} of {}", chaos.kills));
             }
         }
     }
     tell("recounting");
     let differences = rooms.compare(chaos)?;
-    Ok(ChaosOutcome { kills, restarts, differences, recovery_ms })
+    Ok(ChaosOutcome { kills, restarts, rescales, differences, recovery_ms })
 }
 
 /// SIGKILL, and the end of the process.
@@ -201,7 +214,7 @@ impl Rooms {
     }
 
     /// Starts the job as a user would from a shell.
-    fn start(&self, chaos: &Chaos) -> Result<Child, String> {
+    fn start(&self, chaos: &Chaos, shards: u32) -> Result<Child, String> {
         let program = std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?;
         let said = fs::OpenOptions::new().create(true).append(true).open(&self.said);
         let said = said.map_err(|error| format!("{} cannot be written: {error}", self.said.display()))?;
@@ -227,7 +240,7 @@ impl Rooms {
             .arg("--checkpoint-dir")
             .arg(&self.checkpoints)
             .args(["--checkpoint-interval", &format!("{}ms", chaos.checkpoint_interval.as_millis())])
-            .args(["--shards", &chaos.shards.to_string()])
+            .args(["--shards", &shards.to_string()])
             .args(["--rate", &chaos.rate.to_string()])
             .args(["--no-verify", "--json"])
             .stdin(Stdio::null())

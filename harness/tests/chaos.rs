@@ -18,6 +18,16 @@ fn killed_twice_and_nothing_is_lost_and_nothing_is_there_twice() {
 }
 
 #[test]
+fn killed_and_started_with_other_numbers_of_shards() {
+    let run = json("chaos ysb --kills 4 --seed 5 --rate 100k --checkpoint-interval 100ms --rescale --json");
+    for field in ["lost", "duplicated", "differences"] {
+        assert_eq!(run[field], 0, "{run}");
+    }
+    assert_eq!(run["restarts"], 4, "{run}");
+    assert!(run["rescales"].as_u64() > Some(1), "{run}");
+}
+
+#[test]
 fn what_is_asked_for_stays_and_the_report_is_for_people() {
     let place = Place::new();
     let text = report(&format!(

@@ -184,6 +184,10 @@ fn checkpoints_of_another_graph() {
     assert_eq!(contents(&place.path("checkpoints")), before, "a refusal changes nothing");
     // The fold before the exchange is no part of the state.
     json(&with("--shards 2 --combine off --json"));
+    // Nor is the number of shards.
+    let run = json(&with("--shards 3 --json"));
+    assert_eq!((&run["verified"], &run["events"]), (&true.into(), &0.into()), "{run}");
+    assert_eq!(run["restored"]["shards_before"], 2, "{run}");
 }
 
 #[test]

@@ -513,7 +513,7 @@ fn sealed_or_not_no_bytes_are_believed_that_are_no_state() {
     assert_eq!(fuzz.accepted, 4, "what is not changed is believed");
     let until = Deadline::after(seconds);
     let mut cases = 0u64;
-    while !until.is_over() {
+    while cases < 20 || !until.is_over() {
         let mut random = Random(first.wrapping_add(cases));
         let (kind, bytes) = fuzz.case(&mut random);
         let result = catch_unwind(AssertUnwindSafe(|| fuzz.replay(&format!("{kind}-"), &bytes)));
@@ -527,7 +527,6 @@ fn sealed_or_not_no_bytes_are_believed_that_are_no_state() {
         cases += 1;
     }
     println!("{cases} cases in {seconds} s, {} of them accepted", fuzz.accepted);
-    assert!(cases > 20, "{cases} cases");
 }
 
 /// What has a checksum and no longer the right one is refused, wherever the change is.

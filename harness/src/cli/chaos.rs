@@ -29,7 +29,8 @@ Jobs:
 Examples:
   harness chaos ysb --kills 20 --seed 7
   harness chaos ysb --kills 50 --checkpoint-interval 100ms --json
-  harness chaos state --kills 20 --keys 100k --shards 2")]
+  harness chaos state --kills 20 --keys 100k --shards 2
+  harness chaos ysb --kills 20 --rescale")]
 pub(super) struct ChaosArgs {
     /// What runs in the child
     #[arg(value_enum)]
@@ -50,6 +51,10 @@ pub(super) struct ChaosArgs {
     /// How many shards
     #[arg(long, value_name = "N", default_value = "2", value_parser = small_count)]
     shards: u32,
+
+    /// Give it another number of shards at every start, one to four
+    #[arg(long)]
+    rescale: bool,
 
     /// Where the benchmark's events come from
     #[arg(long, value_enum, default_value_t = ChaosSource::Log)]
@@ -121,6 +126,10 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
     if backing.is_some() && args.job == JobName::Ysb {
         return Err(UsageError("--backing goes with state".to_owned()).into());
     }
+    if args.rescale && args.job == JobName::State {
+        let why = "--rescale goes with ysb: each shard of state draws its own keys, so another number has other input";
+        return Err(UsageError(why.to_owned()).into());
+    }
     if args.processes != 1 {
         return Err(UsageError("this build runs all shards in one process: leave --processes out".to_owned()).into());
     }
@@ -136,6 +145,7 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
         kills: args.kills,
         seed: args.seed,
         shards: args.shards,
+        rescale: args.rescale,
         checkpoint_interval: args.checkpoint_interval,
         rate: args.rate,
         job: args.job((args.rate as f64 * seconds) as u64, backing),
@@ -204,6 +214,9 @@ fn readable(args: &ChaosArgs, outcome: &ChaosOutcome, enough: bool) -> Report {
     let differences = &outcome.differences;
     let mut report = Report::new(format!("chaos {}: {} kills, seed {}", args.name(), outcome.kills, args.seed));
     report.line("restarts", outcome.restarts.to_string());
+    if args.rescale {
+        report.line("rescales", format!("{} of them with another number of shards", outcome.rescales));
+    }
     report.line("lost", differences.lost.to_string());
     report.line("duplicated", differences.duplicated.to_string());
     let recovery = &outcome.recovery_ms;
@@ -235,6 +248,7 @@ fn as_json(args: &ChaosArgs, outcome: &ChaosOutcome) -> Value {
         "seed": args.seed,
         "kills": outcome.kills,
         "restarts": outcome.restarts,
+        "rescales": outcome.rescales,
         "lost": differences.lost,
         "duplicated": differences.duplicated,
         "differences": differences.differences,

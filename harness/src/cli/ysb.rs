@@ -322,6 +322,9 @@ fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&
     if job.restored_epoch > 0 {
         report.line("continued", format!("from the checkpoint of epoch {}", job.restored_epoch));
     }
+    if let Some(restored) = &job.restored {
+        report.line("restore", restored.to_string());
+    }
     for why in &job.restarts {
         report.line("restarted", why.clone());
     }
@@ -370,6 +373,14 @@ fn as_json(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, used: &Usage, li
         "verified": outcome.differences.as_ref().map(|differences| differences.is_empty()),
         "differences": outcome.differences.as_ref().map_or(0, |differences| differences.differences),
         "checkpoints": checkpoints_json(plan.checkpoint_interval, checkpoints),
+        "restored": job.restored.map(|restored| json!({
+            "shards_before": restored.shards_before,
+            "seconds": restored.took.as_secs_f64(),
+            "bytes_read": restored.state.bytes_read,
+            "entries": restored.state.entries,
+            "pages_moved": restored.state.pages_moved,
+            "entries_moved": restored.state.entries_moved,
+        })),
         "pause_us": four(&measured.pause_us, 1.0),
         "turn_us": four(&measured.turn_us, 1.0),
         "latency_ms": outcome.latency_us.as_ref().filter(|_| plan.open_loop).map(|latency| four(latency, 1e3)),

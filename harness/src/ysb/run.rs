@@ -225,7 +225,7 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
         SinkKind::Null => (Output::null(), None),
     };
     let progress = Progress {
-        shares: Shares::new(run.shards),
+        shares: Shares::new(),
         ends: if run.open_loop { WindowEnds::AsTimeGoes } else { WindowEnds::as_read() },
     };
     let (sink, latency) = match run.log {

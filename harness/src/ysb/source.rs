@@ -1,8 +1,9 @@
-//! The generator as a job's source: one split a shard, bounded, endless or open loop.
+//! The generator as a job's source: one split a shard, bounded, endless or open loop. A job that goes on with another
+//! number of shards keeps the splits it began with.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream::road::rows::Batch;
 use millstream::road::source::{Polled, Source, SourceError, Split};
@@ -34,7 +35,7 @@ impl<E> YsbSource<E> {
         YsbSource { config, open_loop: false, shares: None, ends: None, encoding: PhantomData }
     }
 
-    /// Ends when `shares` are closed, and says there how many events each shard took.
+    /// Ends when `shares` are closed, and says there how many events each share gave.
     #[must_use]
     pub fn counted(mut self, shares: Shares) -> YsbSource<E> {
         self.shares = Some(shares);
@@ -64,9 +65,8 @@ impl<E: Encoded + Batch> Source for YsbSource<E> {
         Ok(vec![Box::new(YsbSplit {
             generator,
             clock,
-            shares: self.shares.clone(),
+            shares: self.shares.clone().map(|shares| (shares.counter(shard, shards), shares)),
             ends: self.ends.clone().map(|ends| (ends, Clock::system())),
-            shard: shard as usize,
             name: format!("events-{shard}-of-{shards}"),
             encoding: PhantomData,
         })])
@@ -86,22 +86,22 @@ impl<E: Encoded + Batch> Source for YsbSource<E> {
     }
 }
 
-/// How many events each shard took of an input that is closed from outside, when its time is over.
-#[derive(Clone, Debug)]
+/// How many events each share of an input gave that is closed from outside, when its time is over.
+#[derive(Clone, Default, Debug)]
 pub struct Shares(Arc<SharesInner>);
 
-#[derive(Debug)]
+#[derive(Default, Debug)]
 struct SharesInner {
     closed: AtomicBool,
-    taken: Vec<AtomicU64>,
+    /// As many as the input was dealt into, which a job that goes on has from its checkpoint.
+    taken: Mutex<Vec<Arc<AtomicU64>>>,
 }
 
 impl Shares {
     /// Nothing taken yet.
     #[must_use]
-    pub fn new(shards: u32) -> Shares {
-        let taken = (0..shards).map(|_| AtomicU64::new(0)).collect();
-        Shares(Arc::new(SharesInner { closed: AtomicBool::new(false), taken }))
+    pub fn new() -> Shares {
+        Shares::default()
     }
 
     /// No more events after the batch at hand.
@@ -109,10 +109,20 @@ impl Shares {
         self.0.closed.store(true, Ordering::Relaxed);
     }
 
-    /// Events taken, by shard.
+    /// Events taken, by share.
     #[must_use]
     pub fn taken(&self) -> Vec<u64> {
-        self.0.taken.iter().map(|taken| taken.load(Ordering::Relaxed)).collect()
+        let taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.iter().map(|taken| taken.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Where the share says how many were taken of it.
+    fn counter(&self, share: u32, shares: u32) -> Arc<AtomicU64> {
+        let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.len() != shares as usize {
+            *taken = (0..shares).map(|_| Arc::default()).collect();
+        }
+        taken[share as usize].clone()
     }
 }
 
@@ -120,10 +130,10 @@ struct YsbSplit<E> {
     generator: Generator,
     /// Present where events wait for their time.
     clock: Option<Clock>,
-    shares: Option<Shares>,
+    /// With this share's counter.
+    shares: Option<(Arc<AtomicU64>, Shares)>,
     /// With the clock that says when they were read.
     ends: Option<(WindowEnds, Clock)>,
-    shard: usize,
     name: String,
     encoding: PhantomData<fn() -> E>,
 }
@@ -147,7 +157,7 @@ impl<E: Encoded + Batch> Split for YsbSplit<E> {
     }
 
     fn poll(&mut self, out: &mut E, rows_max: usize) -> Result<Polled, SourceError> {
-        let closed = self.shares.as_ref().is_some_and(|shares| shares.0.closed.load(Ordering::Relaxed));
+        let closed = self.shares.as_ref().is_some_and(|(_, shares)| shares.0.closed.load(Ordering::Relaxed));
         if self.generator.remaining() == 0 || closed {
             let last_ms = self.generator.next_ms();
             self.read_until(last_ms, window_start_ms(last_ms) + WINDOW_MS);
@@ -163,8 +173,8 @@ impl<E: Encoded + Batch> Split for YsbSplit<E> {
         let first_ms = self.generator.next_ms();
         self.generator.fill(out, rows);
         self.read_until(first_ms, self.generator.next_ms());
-        if let Some(shares) = &self.shares {
-            shares.0.taken[self.shard].store(self.generator.position(), Ordering::Relaxed);
+        if let Some((taken, _)) = &self.shares {
+            taken.store(self.generator.position(), Ordering::Relaxed);
         }
         Ok(Polled::Rows)
     }
@@ -234,7 +244,6 @@ mod tests {
             clock: Some(clock.clone()),
             shares: None,
             ends: None,
-            shard: 0,
             name: String::new(),
             encoding: PhantomData,
         };

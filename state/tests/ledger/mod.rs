@@ -87,7 +87,14 @@ pub(crate) fn on_a_shard<T: 'static>(work: impl std::future::Future<Output = T> 
 
 pub(crate) fn pages(shard: u32, shards: u32) -> PageStore {
     let range = HashRange::of_shard(shard, shards);
-    PageStore::new(TableConfig { operator: "ledger".into(), shard, bytes_max: 256 << 20, range }).unwrap()
+    PageStore::new(TableConfig {
+        operator: "ledger".into(),
+        shard,
+        bytes_max: 256 << 20,
+        range,
+        ..TableConfig::default()
+    })
+    .unwrap()
 }
 
 /// The operator on one shard.
