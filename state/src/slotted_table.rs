@@ -676,6 +676,12 @@ impl<V: Stored<Archived: std::fmt::Debug>> std::fmt::Debug for Seen<'_, V> {
     }
 }
 
+impl<V: Stored<Archived: std::fmt::Display>> std::fmt::Display for Seen<'_, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 /// How many pages a long value takes.
 fn chain_pages(bytes: usize) -> usize {
     bytes.div_ceil(OVERFLOW_BYTES)
