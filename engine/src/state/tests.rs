@@ -1,6 +1,5 @@
 //! Handles against the standard library's collections: any operations, on any number of shards, with checkpoints, restarts
 //! and other numbers of shards in between, and with time.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 #![expect(unsafe_code, reason = "munge, which takes a sealed value apart, expands to it")]
 
 use std::collections::{BTreeMap, HashMap};

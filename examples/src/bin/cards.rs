@@ -45,13 +45,13 @@ fn pay(card: &mut Card, payment: &Payment) -> Option<String> {
         *paid = Both(paid.0 + 1, paid.1 + payment.cents);
         mean
     });
-    card.dearest.add(payment.cents);
+    let dearest = card.dearest.add(payment.cents);
     let shop = payment.shop.as_str();
     if card.shops.update(shop, |cents| *cents += payment.cents).is_none() {
         card.shops.insert(shop.to_owned(), payment.cents);
     }
     let what = if card.recent.len() == 5 {
-        "five payments in a minute".to_owned()
+        "five payments in a minute".into()
     } else if mean.is_some_and(|mean| payment.cents > mean * 10) {
         format!("{} cents at the {shop}, ten times its mean", payment.cents)
     } else {
@@ -59,7 +59,6 @@ fn pay(card: &mut Card, payment: &Payment) -> Option<String> {
     };
     let before = card.note.get().map_or(String::new(), |note| format!(" (before: {note})"));
     let spent: u64 = card.shops.iter().map(|(_, cents)| cents).sum();
-    let dearest = card.dearest.get().unwrap_or(0);
     let (number, shops) = (payment.card, card.shops.len());
     let line = format!("card {number}: {what}{before}; {spent} cents in {shops} shops, {dearest} at most");
     card.note.set(what);
@@ -88,14 +87,13 @@ fn payments() -> anyhow::Result<Vec<Payment>> {
 }
 
 fn main() -> anyhow::Result<()> {
-    let (payments, sink) = (payments()?, MemorySink::new());
-    let alerts = sink.clone();
+    let (payments, alerts) = (payments()?, MemorySink::new());
+    let sink = alerts.clone();
     Job::new("cards", move |flow| {
         let paid = flow.source(Items::of(payments.clone())).key_by(|payment| payment.card);
         paid.flat_map_with_state(pay).named("cards").sink(sink.clone());
     })
     .run()?;
-    alerts.rows().iter().for_each(|line| println!("{line}"));
-    println!("{} alerts", alerts.len());
+    println!("{}\n{} alerts", alerts.rows().join("\n"), alerts.len());
     Ok(())
 }
