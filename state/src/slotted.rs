@@ -347,7 +347,7 @@ pub(crate) fn prove(body: &Body, count: usize) -> Result<(), String> {
     let (mut used, mut long) = (0, 0);
     for slot in 0..slots {
         let at = u16_at(body, HEADER_BYTES + slot * SLOT_BYTES);
-        if at < heap || at % CELL_ALIGN != 0 || at + CELL_HEADER_BYTES > PAGE_BYTES {
+        if at < heap || !at.is_multiple_of(CELL_ALIGN) || at + CELL_HEADER_BYTES > PAGE_BYTES {
             return Err(format!("has no cell where slot {slot} says"));
         }
         let cell = cell_at(body, at);
@@ -469,7 +469,7 @@ mod tests {
             random ^= random >> 7;
             random ^= random << 17;
             let mut body = sound.clone();
-            let at = if random % 2 == 0 { random as usize / 2 % 64 } else { random as usize / 2 % PAGE_BYTES };
+            let at = if random.is_multiple_of(2) { random as usize / 2 % 64 } else { random as usize / 2 % PAGE_BYTES };
             body[at] ^= (random >> 32) as u8;
             if prove(&body, len(&body)).is_ok() {
                 for slot in 0..len(&body) {
