@@ -18,7 +18,7 @@ struct Payment {
     card: u64,
     at_ms: i64,
     cents: u64,
-    shop: Text<15>,
+    shop: Text<16>,
 }
 
 #[derive(KeyedState)]
