@@ -91,12 +91,32 @@ pub fn event(arguments: proc_macro::TokenStream, item: proc_macro::TokenStream) 
 
 /// Declares the states of an operator: one per field, each under the field's name.
 ///
-/// ```ignore
+/// ```
+/// use millstream::state::{KeyedState, List, Value};
+///
 /// #[derive(KeyedState)]
 /// struct Account {
 ///     balance: Value<i64>,
 ///     #[state(ttl = "30d", was = "transactions")]
-///     history: List<Transaction>,
+///     history: List<String>,
+/// }
+/// ```
+///
+/// What is no handle, or holds what cannot be kept, does not compile:
+///
+/// ```compile_fail
+/// # use millstream::state::{KeyedState, Value};
+/// #[derive(KeyedState)]
+/// struct Account {
+///     balance: i64, // the trait `Handle` is not implemented for `i64`
+/// }
+/// ```
+///
+/// ```compile_fail
+/// # use millstream::state::{KeyedState, Value};
+/// #[derive(KeyedState)]
+/// struct Account {
+///     file: Value<std::fs::File>, // `File` cannot be kept as state
 /// }
 /// ```
 ///

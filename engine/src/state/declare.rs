@@ -32,6 +32,10 @@ pub trait KeyedState: Sized + 'static {
 
 /// One state of a [`KeyedState`]: [`Value`](super::Value), [`List`](super::List), [`Map`](super::Map),
 /// [`Reducing`](super::Reducing) or [`Aggregating`](super::Aggregating).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no state",
+    note = "a field of a KeyedState is a Value<T>, List<T>, Map<K2, V>, Reducing<T, R> or Aggregating<A, T>"
+)]
 pub trait Handle {
     /// Declares the state under a name.
     fn declare<K: Key + Described>(declare: &mut Declare<'_, K>, name: &'static str, options: StateOptions) -> Self
