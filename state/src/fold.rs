@@ -81,9 +81,28 @@ impl<K: Key, V: Fixed> Table<K, V> {
     /// When the store is full.
     pub fn get_mut_or(&mut self, namespace: Namespace, key: &K, init: impl Fn() -> V) -> Result<&mut V, StateError> {
         if self.find(namespace, key).is_none() {
-            self.update(namespace, key, init, |_| ())?;
+            self.put_new(namespace, key, &init)?;
         }
         Ok(self.get_mut(namespace, key).expect("it was found or put there"))
+    }
+
+    /// Keeps a value under a key, in place of what was there; true if there was a value.
+    ///
+    /// # Errors
+    /// When the store is full.
+    pub fn put(&mut self, namespace: Namespace, key: &K, value: V) -> Result<bool, StateError> {
+        if let Some(kept) = self.get_mut(namespace, key) {
+            *kept = value;
+            return Ok(true);
+        }
+        self.put_new(namespace, key, &|| value)?;
+        Ok(false)
+    }
+
+    /// Not by a fold of one row: that is made ready for many, which costs more than the row.
+    fn put_new(&mut self, namespace: Namespace, key: &K, init: &impl Fn() -> V) -> Result<(), StateError> {
+        let at = self.space_for(namespace)?;
+        self.insert(at, key, key.hash64(), init, |_| ()).map(drop)
     }
 
     /// Asks for the lines where searches for these hashes begin, ahead of them; where no cache holds the namespace.

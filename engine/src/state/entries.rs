@@ -147,12 +147,8 @@ impl<K: Key + Described, S: MapKey + Fixed, V: Kept<Form = InPlace> + Fixed> Ent
 
     fn put(&mut self, sub: SubKey<'_, S>, value: &V) -> bool {
         let key = self.key(sub);
-        if let Some(kept) = self.table.get_mut(ALL, &key) {
-            *kept = *value;
-            return true;
-        }
-        self.current.keep(self.table.get_mut_or(ALL, &key, || *value).map(drop));
-        false
+        let put = self.table.put(ALL, &key, *value);
+        self.current.keep(put).unwrap_or(false)
     }
 
     fn change(&mut self, sub: SubKey<'_, S>, change: &mut dyn FnMut(&mut V)) -> bool {
