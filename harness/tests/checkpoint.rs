@@ -1,5 +1,6 @@
 //! `harness checkpoint` as a script meets it: over the checkpoints and the savepoint of a job that was stopped in the middle
 //! of its windows.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod program;
 
