@@ -463,7 +463,7 @@ impl Lead {
         match action {
             Action::Inject(barrier) => {
                 *under_way = UnderWay { injected: self.clock.now(), bytes: 0 };
-                self.savepoints.begun(barrier.epoch);
+                self.savepoints.begun(barrier);
                 running.iter().for_each(|shard| shard.order(Order::Inject(barrier)));
             }
             Action::Persist { epoch, parts } => {
