@@ -477,7 +477,7 @@ impl Lead {
         match action {
             Action::Inject(barrier) => {
                 *under_way = UnderWay::since(self.clock.now());
-                self.savepoints.begun(barrier.epoch);
+                self.savepoints.begun(barrier);
                 running.iter().for_each(|shard| shard.order(Order::Inject(barrier)));
             }
             Action::Persist { epoch, parts } => {

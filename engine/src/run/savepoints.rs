@@ -14,6 +14,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use millstream_state::{Epoch, Manifest, Savepoint, SavepointReport, Store, StoreConfig};
 
 use super::process::spawn_named;
+use crate::epoch::Barrier;
 
 /// What the handle asks for.
 #[derive(Debug)]
@@ -92,10 +93,12 @@ impl Savepoints {
         !self.waiting.is_empty()
     }
 
-    /// A checkpoint begins: all that was asked for before is in it.
-    pub(crate) fn begun(&mut self, epoch: Epoch) {
-        for waiting in self.waiting.iter_mut().filter(|waiting| waiting.epoch.is_none()) {
-            waiting.epoch = Some(epoch);
+    /// A checkpoint begins: all that was asked for before is in it. A job that is to stop with a savepoint does so with its
+    /// last checkpoint, and another one may be on its way when that is asked for.
+    pub(crate) fn begun(&mut self, barrier: Barrier) {
+        let is_for = |waiting: &&mut Waiting| waiting.epoch.is_none() && (barrier.last || !waiting.request.stops);
+        for waiting in self.waiting.iter_mut().filter(is_for) {
+            waiting.epoch = Some(barrier.epoch);
         }
     }
 

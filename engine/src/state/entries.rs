@@ -113,7 +113,7 @@ pub(crate) struct Flat<K, S, V> {
 
 impl<K: Key + Described, S: MapKey + Fixed, V: Kept<Form = InPlace> + Fixed> Flat<K, S, V> {
     pub(crate) fn declare(declare: &mut Declare<'_, K>, spec: &Spec) -> Self {
-        let table = declare.store.table_as(&spec.name, key_schema::<K, S>(), V::schema());
+        let table = declare.store.table_as(&spec.name, key_schema::<K, S>(), V::schema()).evolving();
         declare.renamed(spec);
         Flat { table, current: declare.current.clone() }
     }
@@ -198,7 +198,7 @@ pub(crate) struct Slotted<K: Key, S: SlotKey, V: Kept> {
 
 impl<K: Key + Described, S: MapKey, V: Kept> Slotted<K, S, V> {
     pub(crate) fn declare(declare: &mut Declare<'_, K>, spec: &Spec) -> Self {
-        let table = declare.store.slotted_as(&spec.name, key_schema::<K, S>(), V::schema());
+        let table = declare.store.slotted_as(&spec.name, key_schema::<K, S>(), V::schema()).evolving();
         declare.renamed(spec);
         Slotted { table, current: declare.current.clone(), ttl_ms: spec.ttl_ms, now_ms: 0, expire_at: 0 }
     }
