@@ -173,7 +173,7 @@ fn checkpoints_of_another_graph() {
     let before = contents(&place.path("checkpoints"));
     let graphs = [
         &place.at("checkpoints"),
-        "made by a different graph",
+        "does not fit this job",
         "name an empty directory to begin anew",
         "The checkpoint's graph:",
         "This job's graph:",

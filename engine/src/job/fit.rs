@@ -54,18 +54,6 @@ pub(crate) fn judge(
     wanted: &JobSchemas,
     allow_dropped: bool,
 ) -> Result<(), String> {
-    if manifest.graph_fingerprint != plan.fingerprint() {
-        let graph = plan.to_string();
-        let mut uids: Vec<&str> = Vec::new();
-        for operator in manifest.parts.iter().flat_map(|part| &part.operators).filter(|operator| keeps(operator)) {
-            if !uids.contains(&&*operator.uid) {
-                uids.push(&operator.uid);
-            }
-        }
-        for uid in uids {
-            judge_operator(uid, &manifest.graph, &graph, plan, allow_dropped)?;
-        }
-    }
     for judged in stored.judge(wanted) {
         // An operator that does not say while planning what it keeps is judged by its shards.
         let is_known = wanted.states_of(&judged.operator).is_some();
@@ -84,6 +72,18 @@ pub(crate) fn judge(
                 tracing::info!(operator = judged.operator, state = judged.state, "{verdict}");
             }
             _ => {}
+        }
+    }
+    if manifest.graph_fingerprint != plan.fingerprint() {
+        let graph = plan.to_string();
+        let mut uids: Vec<&str> = Vec::new();
+        for operator in manifest.parts.iter().flat_map(|part| &part.operators).filter(|operator| keeps(operator)) {
+            if !uids.contains(&&*operator.uid) {
+                uids.push(&operator.uid);
+            }
+        }
+        for uid in uids {
+            judge_operator(uid, &manifest.graph, &graph, plan, allow_dropped)?;
         }
     }
     Ok(())
@@ -127,7 +127,9 @@ fn judge_operator(uid: &str, stored: &str, own: &str, plan: &Plan, allow_dropped
     if !is_named && road_to(stored, uid) != road_to(own, uid) {
         return Err(format!(
             "operator \"{uid}\" has no name of its own, and others before it have changed, so it may be another one; give \
-             it a name that says it is the same, .named(\"{uid}\")"
+             it a name that says it is the same, .{}(\"{uid}\"{})",
+            if was.kind == "sink" { "sink_named" } else { "named" },
+            if was.kind == "sink" { ", .." } else { "" }
         ));
     }
     Ok(())
