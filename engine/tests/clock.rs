@@ -13,6 +13,7 @@ const SALES: u64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the test's thread waits for nothing but time")]
 fn a_wall_clock_that_jumps_disturbs_neither_checkpoints_nor_output() {
     let place = Place::new();
     let source = Sales { pace: 200, ..Sales::of(SALES) };

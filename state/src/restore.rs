@@ -568,11 +568,11 @@ impl Pages {
 
     /// Whether full pages and those that go on for them have every key once; each by itself does.
     fn prove_successors(&self) -> Result<(), String> {
-        let spaces = self.states.iter().flat_map(|state| &state.spaces);
-        let mut firsts: Vec<u32> = spaces.flat_map(|space| space.directory().iter().copied()).collect();
-        firsts.dedup();
         let next = |page: u32| self.segment.descriptors.get(page).next;
-        for first in firsts.into_iter().filter(|&first| first != NO_PAGE && next(first) != NO_PAGE) {
+        let pages = self.states.iter().flat_map(|state| &state.spaces).flat_map(|space| &space.pages);
+        let followed: Vec<u32> = pages.copied().filter(|&page| next(page) != NO_PAGE).collect();
+        let successors: HashSet<u32> = followed.iter().map(|&page| next(page)).collect();
+        for first in followed.into_iter().filter(|page| !successors.contains(page)) {
             let mut keys = HashSet::new();
             let mut page = first;
             while page != NO_PAGE {

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use millstream_state::{Epoch, Manifest, Namespace, Part, Store, Table, TableConfig};
+use millstream_state::{Epoch, Manifest, Namespace, PageStore, Part, Store, Table, TableConfig};
 
 use super::counts::Counts;
 use crate::keys::{self, KeySpace, KeyStream, Share};
@@ -203,9 +203,11 @@ fn read_counts<const WORDS: usize>(store: &Store, part: &Part, mut add: impl FnM
     let operator = part.operators.iter().find(|operator| operator.uid == COUNT);
     let Some(table) = operator.and_then(|operator| operator.tables.first()) else { return Ok(()) };
     let config = TableConfig { operator: COUNT.to_owned(), shard: part.shard, ..TableConfig::default() };
-    let restored = Table::<u64, [u64; WORDS]>::restore(config, store, &table.files);
-    let (table, _) = restored.map_err(|error| error.to_string())?;
-    table.scan(Namespace(0), |key, words| add(*key, Counts::<WORDS>.finish(words)));
+    let config = TableConfig { range: table.range, ..config };
+    let mut pages = PageStore::new(config).map_err(|error| error.to_string())?;
+    let counts: Table<u64, [u64; WORDS]> = pages.table("accumulators");
+    pages.restore(store, std::slice::from_ref(table)).map_err(|error| error.to_string())?;
+    counts.scan(Namespace(0), |key, words| add(*key, Counts::<WORDS>.finish(words)));
     Ok(())
 }
 

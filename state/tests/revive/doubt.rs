@@ -141,12 +141,12 @@ fn other_states_are_not_looked_into() {
 fn the_checkpoint_before_the_last_confirmed_is_read() {
     let left = Left::behind(10);
     let checkpoints = millstream_state::Store::open(left.checkpoints()).unwrap();
-    let (nth, _) = newest(&checkpoints).unwrap();
-    let before = checkpoints.newest_before(Some(millstream_state::Epoch(nth))).unwrap().manifest.unwrap();
+    let newest = checkpoints.newest().unwrap().manifest.unwrap();
+    let before = checkpoints.newest_before(Some(newest.epoch)).unwrap().manifest.unwrap();
     let mut world = World::new(left.config(), &left.checkpoints());
     let part = before.parts[0].operators[0].tables[0].clone();
     let how = world.keyed.restore(&checkpoints, &[part]).unwrap().how;
-    world.check(&Twin::before(left.seed, before.epoch.0));
+    world.check(&Twin::before(left.seed, before.created_ms as u64));
     // Unless the newest was published and not confirmed: then both are known.
     assert!(how == full(Doubt::Barrier) || matches!(how, How::Fast { .. }), "{how:?}");
 }

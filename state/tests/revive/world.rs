@@ -169,7 +169,7 @@ pub(crate) fn segment_in(directory: &Path) -> PathBuf {
 /// The newest checkpoint, and the step before which it was.
 pub(crate) fn newest(checkpoints: &Store) -> Option<(u64, TablePart)> {
     let manifest = checkpoints.newest().unwrap().manifest?;
-    Some((manifest.epoch.0, manifest.parts[0].operators[0].tables[0].clone()))
+    Some((manifest.created_ms as u64, manifest.parts[0].operators[0].tables[0].clone()))
 }
 
 impl World {
@@ -283,8 +283,9 @@ impl World {
         let manifest = Manifest {
             format_version: FORMAT_VERSION,
             job: "revived".into(),
-            epoch: Epoch(frozen),
-            created_ms: 0,
+            // Steps are counted anew after a crash, epochs never: the step stands where the time would.
+            epoch: Epoch(self.checkpoints.newest().unwrap().highest.0 + 1),
+            created_ms: frozen as i64,
             graph_fingerprint: 0,
             graph: String::new(),
             shards: 1,
