@@ -126,7 +126,7 @@ fn a_run_goes_on_from_its_checkpoint_and_tells_what_it_read() {
     is_good(&third);
     assert_eq!((&third["updates"], &third["updates_per_s"]), (&0.into(), &0.0.into()), "{third}");
     // Other keys are another graph's.
-    refused(&args("250k", "--seed 2"), 1, &["was made by a different graph"]);
+    refused(&args("250k", "--seed 2"), 1, &["does not fit this job", "seed 2"]);
 }
 
 /// What the issue asks for at 10M keys, small: every checkpoint of a busy job is what its updates made it.
