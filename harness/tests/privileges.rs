@@ -33,10 +33,12 @@ impl Ordinary {
         let (program, home) = (place.path("harness"), place.path("home"));
         let made = fs::create_dir(&home)
             .and_then(|()| chown(&home, Some(NOBODY), Some(NOBODY)))
-            .and_then(|()| fs::copy(cargo_bin("harness"), &program))
-            .and_then(|_| fs::set_permissions(&program, fs::Permissions::from_mode(0o755)))
             .and_then(|()| fs::set_permissions(place.dir(), fs::Permissions::from_mode(0o755)));
         made.expect("root can make a home");
+        // Another process copies it: were the copy open for writing here, a child that another test forks meanwhile
+        // would hold it open too, and a file that is open for writing cannot be executed (ETXTBSY).
+        let copied = std::process::Command::new("install").arg("-m755").args([cargo_bin("harness"), program]).status();
+        assert!(copied.expect("there is install").success());
         Some(Ordinary(place))
     }
 
