@@ -9,8 +9,8 @@
 //! Hashing bucket, dirty tracking, copy-on-write, snapshot I/O, checksum and restore all speak of one thing, the page of
 //! 4 KiB, so that there is one mechanism instead of seven. Invariant: this crate knows no network and no clock.
 //!
-//! The rooms, in the order an entry meets them: `fixed`, `key`, `text` and [`hash`] say what can be kept; `fold`, `table`,
-//! `directory`, `page` and `segment` keep it; `dirty`, `freeze`, `snapshot` and `chain` write it down; `file`,
+//! The rooms, in the order an entry meets them: `fixed`, `key`, `text` and [`hash`] say what can be kept; `fold`, `road`, `removal`,
+//! `table`, `directory`, `page` and `segment` keep it; `dirty`, `freeze`, `snapshot` and `chain` write it down; `file`,
 //! `store` and `manifest` make it a checkpoint; `restore` and `rescale` bring it back, as `evolution` allows; `savepoint`
 //! keeps it apart from pages and shards. Where pages lie in a file that outlives the process, `backing` and `sweep` have the file, `undo`
 //! what pages were at the last barriers, and `revive` brings them back without reading any. [`schema`] says what the bytes of
@@ -36,9 +36,11 @@ mod page_store;
 mod within;
 mod pending;
 mod rescale;
+mod removal;
 mod residence;
 mod restore;
 mod revive;
+mod road;
 mod savepoint;
 pub mod schema;
 mod segment;

@@ -27,6 +27,9 @@ const HUGE_BYTES: usize = 2 << 20;
 /// 17.6 ns with them; a small table would only waste what its last huge page does not need.
 const HUGE_FROM_BYTES: usize = 4 << 20;
 
+/// Pages that are had from the kernel at once, above that size.
+const STEP_PAGES: u32 = (HUGE_BYTES / PAGE_BYTES) as u32;
+
 /// One entry per page, dense. Reading never-written entries gives zero.
 pub(crate) struct Column<T> {
     start: *mut T,
@@ -116,6 +119,8 @@ pub(crate) struct Segment {
     pages_start: *mut u8,
     pages_max: u32,
     huge: bool,
+    /// Pages below this are in memory already, if they were asked for ahead of their use.
+    populated: u32,
     pub(crate) descriptors: Column<Descriptor>,
     /// Lines changed since the last barrier.
     pub(crate) masks: Column<u64>,
@@ -163,6 +168,7 @@ impl Segment {
             file: None,
             pages_max: pages_max as u32,
             huge: false,
+            populated: 0,
             descriptors: carve(base, descriptors_at, pages_max),
             masks: carve(base, masks_at, pages_max),
             frozen: carve(base, frozen_at, pages_max),
@@ -200,6 +206,17 @@ impl Segment {
             let pages_at = self.pages_start as usize - self.mapping.as_ptr() as usize;
             let _ = self.mapping.advise_range(Advice::HugePage, pages_at, self.pages_max as usize * PAGE_BYTES);
         }
+        if self.huge && self.file.is_none() && pages > self.populated {
+            self.populate(pages.next_multiple_of(STEP_PAGES).min(self.pages_max));
+        }
+    }
+
+    /// Has pages come into memory ahead of their use: one call where there would be a fault for each, 512 of them where the
+    /// kernel finds no huge page. One that cannot do it (before 5.14) leaves them to be touched.
+    fn populate(&mut self, pages: u32) {
+        let from = self.pages_start as usize - self.mapping.as_ptr() as usize + self.populated as usize * PAGE_BYTES;
+        let _ = self.mapping.advise_range(Advice::PopulateWrite, from, (pages - self.populated) as usize * PAGE_BYTES);
+        self.populated = pages;
     }
 
     /// Makes sure that so many pages can be written to; false if there is no memory for them.

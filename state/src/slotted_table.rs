@@ -13,8 +13,9 @@ use rkyv::seal::Seal;
 use rkyv::util::AlignedVec;
 
 use crate::fixed::type_text;
-use crate::fold::{AHEAD_FROM_BYTES, prefetch_line};
+use crate::fold::AHEAD_FROM_BYTES;
 use crate::page_store::{PageStore, Shared};
+use crate::road::prefetch_line;
 use crate::schema::Schema;
 use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES};
 use crate::shape::{Layout, LayoutPart, StatePart, Ways};
