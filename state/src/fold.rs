@@ -23,7 +23,7 @@ use std::borrow::Borrow;
 use crate::directory::Space;
 use crate::fixed::bytes_of;
 use crate::page::{Geometry, empty_slots, is_zero, key_in, slots_with, value_in};
-use crate::road::{NOT_THERE, Road};
+use crate::road::{Bucket, NOT_THERE, Road};
 use crate::segment::{Descriptor, Kind, LINE_BYTES, NO_PAGE, PAGE_BYTES};
 use crate::{Fixed, Key, Namespace, StateError, Table};
 
@@ -130,7 +130,8 @@ impl<K: Key, V: Fixed> Table<K, V> {
         let road = Road::of(&self.pages, space);
         for &hash in hashes {
             // SAFETY: the directory is not changed while the table is borrowed.
-            road.prefetch::<K, V>(unsafe { road.page_of(hash) }, hash);
+            let page = unsafe { road.page_of(hash) };
+            road.prefetch::<K, V>(Road::bucket_of::<K, V>(page, hash));
         }
     }
 
@@ -153,8 +154,8 @@ impl<K: Key, V: Fixed> Table<K, V> {
             // SAFETY: the directory has not changed since `road` was taken, or the loop would have ended.
             let page = unsafe { road.page_of(hash) };
             // SAFETY: as above: the page is in use and of this geometry.
-            match unsafe { road.seek::<K, V>(page, key, hash) } {
-                Some((line, slot)) => self.touch(&road, page, line, slot, |value| apply(value, row)),
+            match unsafe { road.seek::<K, V>(Road::bucket_of::<K, V>(page, hash), key) } {
+                Some((bucket, slot)) => self.touch(&road, bucket, slot, |value| apply(value, row)),
                 None => {
                     let same = self.insert(at, key, hash, init, |value| apply(value, row))?;
                     if !same {
@@ -179,7 +180,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
     ) -> Result<usize, StateError> {
         let road = Road::of(&self.pages, self.pages.space(self.state, at));
         let mut hashes = [0u64; BLOCK_ROWS];
-        let mut on_pages = [0u32; BLOCK_ROWS];
+        let mut buckets = [Bucket::default(); BLOCK_ROWS];
         let mut slots = [NOT_THERE; BLOCK_ROWS];
         let mut block = from;
         while block < rows {
@@ -190,19 +191,18 @@ impl<K: Key, V: Fixed> Table<K, V> {
                     road.prefetch_entry(*hash);
                 }
             }
-            for i in 0..block_rows {
-                if !FAR {
-                    hashes[i] = key(block + i).borrow().hash64();
-                }
+            for (i, bucket) in buckets[..block_rows].iter_mut().enumerate() {
+                let hash = if FAR { hashes[i] } else { key(block + i).borrow().hash64() };
                 // SAFETY: the directory has not changed since `road` was taken, or the loop would have ended.
-                on_pages[i] = unsafe { road.page_of(hashes[i]) };
+                let page = unsafe { road.page_of(hash) };
+                *bucket = Road::bucket_of::<K, V>(page, hash);
                 if i < AHEAD_ROWS {
-                    road.prefetch::<K, V>(on_pages[i], hashes[i]);
+                    road.prefetch::<K, V>(*bucket);
                 }
             }
             let seek_first = |i: usize| {
                 // SAFETY: as above: the page is in use and of this geometry.
-                unsafe { road.seek_first::<K, V>(on_pages[i], key(block + i).borrow(), hashes[i]) }
+                unsafe { road.seek_first::<K, V>(buckets[i], key(block + i).borrow()) }
             };
             if FAR {
                 for (i, slot) in slots[..SEEK_AHEAD_ROWS.min(block_rows)].iter_mut().enumerate() {
@@ -210,29 +210,28 @@ impl<K: Key, V: Fixed> Table<K, V> {
                 }
             }
             for i in 0..block_rows {
-                let ahead = (i + AHEAD_ROWS) % BLOCK_ROWS;
-                road.prefetch::<K, V>(on_pages[ahead], hashes[ahead]);
-                let (row, hash, page) = (block + i, hashes[i], on_pages[i]);
+                let ahead = buckets[(i + AHEAD_ROWS) % BLOCK_ROWS];
+                road.prefetch::<K, V>(ahead);
+                let row = block + i;
                 if FAR {
-                    road.prefetch_mask(on_pages[ahead]);
+                    road.prefetch_mask(ahead);
                     if i + SEEK_AHEAD_ROWS < block_rows {
                         slots[i + SEEK_AHEAD_ROWS] = seek_first(i + SEEK_AHEAD_ROWS);
                     }
                     // Entries stay where they are while a directory does, so what was found is there still. What was not
                     // may have been put there by a row since.
                     if slots[i] != NOT_THERE {
-                        let line = const { Self::GEOMETRY }.line(hash);
-                        self.touch(&road, page, line, slots[i].into(), |value| apply(value, row));
+                        self.touch(&road, buckets[i], slots[i].into(), |value| apply(value, row));
                         continue;
                     }
                 }
                 let key = key(row);
                 let key = key.borrow();
                 // SAFETY: as above.
-                match unsafe { road.seek::<K, V>(page, key, hash) } {
-                    Some((line, slot)) => self.touch(&road, page, line, slot, |value| apply(value, row)),
+                match unsafe { road.seek::<K, V>(buckets[i], key) } {
+                    Some((bucket, slot)) => self.touch(&road, bucket, slot, |value| apply(value, row)),
                     None => {
-                        let same = self.insert(at, key, hash, init, |value| apply(value, row))?;
+                        let same = self.insert(at, key, key.hash64(), init, |value| apply(value, row))?;
                         if !same {
                             return Ok(row + 1);
                         }
@@ -246,18 +245,18 @@ impl<K: Key, V: Fixed> Table<K, V> {
 
     /// The door, for an entry that is there: marks its bucket, then lets it be changed.
     #[inline(always)]
-    fn touch(&mut self, road: &Road, page: u32, line: usize, slot: usize, apply: impl FnOnce(&mut V)) {
+    fn touch(&mut self, road: &Road, bucket: Bucket, slot: usize, apply: impl FnOnce(&mut V)) {
         // SAFETY: the page was found through the directory, so it is in use and below the columns' ends.
         let before = unsafe {
-            let mask = road.masks.add(page as usize);
+            let mask = road.masks.add(bucket.page());
             let before = *mask;
-            *mask = before | const { Self::GEOMETRY }.bucket_mask(line);
+            *mask = before | const { Self::GEOMETRY }.bucket_mask(bucket.line());
             before
         };
         if before == 0 {
-            self.pages.first_touch(page);
+            self.pages.first_touch(bucket.page() as u32);
         }
-        let value = value_in::<K, V>(road.line_at(page, line), slot);
+        let value = value_in::<K, V>(road.start_of(bucket), slot);
         // SAFETY: the slot is taken, so its value is a valid `V` (written by us, or checked when restored), aligned by
         // the geometry, and nobody else holds a reference into the page while we are borrowed exclusively.
         apply(unsafe { &mut *value });
@@ -289,7 +288,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
                 match self.seek(page, key, hash) {
                     Sought::Found { line, slot } => {
                         let road = Road::of(&self.pages, self.pages.space(self.state, at));
-                        self.touch(&road, page, line, slot, apply);
+                        self.touch(&road, Bucket::at(page, line), slot, apply);
                         return Ok(same);
                     }
                     Sought::Empty { line, slot } => room = room.or(Some((page, line, slot))),
@@ -330,7 +329,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
             self.pages.mark(page, const { Self::GEOMETRY }.bucket_mask(line));
             self.count_up(at, page);
             let road = Road::of(&self.pages, self.pages.space(self.state, at));
-            let bucket = road.line_at(page, line);
+            let bucket = road.start_of(Bucket::at(page, line));
             // SAFETY: `seek` found the slot empty in a page in use; key and value are aligned by the geometry, and the
             // value is written before anybody sees the slot as taken.
             unsafe {
@@ -369,7 +368,7 @@ impl<K: Key, V: Fixed> Table<K, V> {
         }
         let road = Road::of(&self.pages, self.pages.space(self.state, at));
         let zero = self.pages.space(state, at).zero;
-        self.touch(&road, zero, 0, 0, apply);
+        self.touch(&road, Bucket::at(zero, 0), 0, apply);
         Ok(())
     }
 

@@ -57,20 +57,25 @@ impl Road {
         unsafe { &*self.space }.follow(entry, hash)
     }
 
+    /// The bucket of a page where a search for the hash begins.
     #[inline(always)]
-    pub(crate) fn line_at(&self, page: u32, line: usize) -> *mut u8 {
-        self.pages.wrapping_add(page as usize * PAGE_BYTES + line * LINE_BYTES)
+    pub(crate) fn bucket_of<K: Fixed, V: Fixed>(page: u32, hash: u64) -> Bucket {
+        Bucket::at(page, const { Geometry::of::<K, V>() }.line(hash))
     }
 
-    /// Asks for the bucket where a search for the hash begins; for the one behind it too, where buckets of one entry make
-    /// it likely that the search goes on.
     #[inline(always)]
-    pub(crate) fn prefetch<K: Fixed, V: Fixed>(&self, page: u32, hash: u64) {
+    pub(crate) fn start_of(&self, bucket: Bucket) -> *mut u8 {
+        self.pages.wrapping_add(bucket.0)
+    }
+
+    /// Asks for the bucket where a search begins; for the one behind it too, where buckets of one entry make it likely that
+    /// the search goes on.
+    #[inline(always)]
+    pub(crate) fn prefetch<K: Fixed, V: Fixed>(&self, bucket: Bucket) {
         let geometry = const { Geometry::of::<K, V>() };
-        let line = geometry.line(hash);
-        prefetch_line(self.line_at(page, line));
+        prefetch_line(self.start_of(bucket));
         if geometry.slots == 1 {
-            prefetch_line(self.line_at(page, (line + geometry.bucket_lines) % 64));
+            prefetch_line(self.start_of(bucket.behind(geometry.bucket_lines)));
         }
     }
 
@@ -80,10 +85,10 @@ impl Road {
         prefetch_line(self.directory.wrapping_add(entry_of(hash, self.shift, self.base, self.last)));
     }
 
-    /// Asks for the page's dirty mask.
+    /// Asks for the dirty mask of a bucket's page.
     #[inline(always)]
-    pub(crate) fn prefetch_mask(&self, page: u32) {
-        prefetch_line(self.masks.wrapping_add(page as usize));
+    pub(crate) fn prefetch_mask(&self, bucket: Bucket) {
+        prefetch_line(self.masks.wrapping_add(bucket.page()));
     }
 
     /// The slot of a key in the bucket where a search for it begins, or [`NOT_THERE`]. Then the bucket behind is asked for,
@@ -91,44 +96,67 @@ impl Road {
     /// branch depends on where the key is.
     ///
     /// # Safety
-    /// The page is in use and of the geometry of `K` and `V`.
+    /// The bucket is of a page in use and of the geometry of `K` and `V`.
     #[inline(always)]
-    pub(crate) unsafe fn seek_first<K: Key, V: Fixed>(&self, page: u32, key: &K, hash: u64) -> u8 {
+    pub(crate) unsafe fn seek_first<K: Key, V: Fixed>(&self, bucket: Bucket, key: &K) -> u8 {
         let geometry = const { Geometry::of::<K, V>() };
-        let line = geometry.line(hash);
-        // SAFETY: `line` starts a bucket inside the page.
-        let found = unsafe { slots_with::<K, V>(self.line_at(page, line), key) };
+        // SAFETY: by the caller's word.
+        let found = unsafe { slots_with::<K, V>(self.start_of(bucket), key) };
         let is_there = found != 0 && !is_zero(bytes_of(key));
-        let behind = if is_there { 0 } else { geometry.bucket_lines };
-        prefetch_line(self.line_at(page, (line + behind) % 64));
+        prefetch_line(self.start_of(bucket.behind(if is_there { 0 } else { geometry.bucket_lines })));
         if is_there { found.trailing_zeros() as u8 } else { NOT_THERE }
     }
 
-    /// Searches the page for a key; none for the zero key, which looks like an empty slot.
+    /// Searches a page for a key, from this bucket on; none for the zero key, which looks like an empty slot.
     ///
     /// # Safety
-    /// The page is in use and of the geometry of `K` and `V`.
+    /// As for [`seek_first`](Road::seek_first).
     #[inline(always)]
-    pub(crate) unsafe fn seek<K: Key, V: Fixed>(&self, page: u32, key: &K, hash: u64) -> Option<(usize, usize)> {
+    pub(crate) unsafe fn seek<K: Key, V: Fixed>(&self, mut bucket: Bucket, key: &K) -> Option<(Bucket, usize)> {
         let geometry = const { Geometry::of::<K, V>() };
-        let mut line = geometry.line(hash);
         if is_zero(bytes_of(key)) {
             return None;
         }
         for _ in 0..geometry.buckets() {
-            let bucket = self.line_at(page, line);
-            // SAFETY: `line` starts a bucket inside the page.
-            let found = unsafe { slots_with::<K, V>(bucket, key) };
+            // SAFETY: by the caller's word.
+            let found = unsafe { slots_with::<K, V>(self.start_of(bucket), key) };
             if found != 0 {
-                return Some((line, found.trailing_zeros() as usize));
+                return Some((bucket, found.trailing_zeros() as usize));
             }
             // SAFETY: as above.
-            if unsafe { has_empty_slot::<K, V>(bucket) } {
+            if unsafe { has_empty_slot::<K, V>(self.start_of(bucket)) } {
                 return None;
             }
-            line = (line + geometry.bucket_lines) % 64;
+            bucket = bucket.behind(geometry.bucket_lines);
         }
         None
+    }
+}
+
+/// Where a bucket starts, in bytes from the first page: a page and a line in one number, which the loops keep for each row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Bucket(usize);
+
+impl Bucket {
+    #[inline(always)]
+    pub(crate) fn at(page: u32, line: usize) -> Bucket {
+        Bucket(page as usize * PAGE_BYTES + line * LINE_BYTES)
+    }
+
+    #[inline(always)]
+    pub(crate) fn page(self) -> usize {
+        self.0 / PAGE_BYTES
+    }
+
+    #[inline(always)]
+    pub(crate) fn line(self) -> usize {
+        self.0 % PAGE_BYTES / LINE_BYTES
+    }
+
+    /// So many lines on, round the page's end.
+    #[inline(always)]
+    fn behind(self, lines: usize) -> Bucket {
+        Bucket(self.0 / PAGE_BYTES * PAGE_BYTES + (self.0 + lines * LINE_BYTES) % PAGE_BYTES)
     }
 }
 

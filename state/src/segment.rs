@@ -168,7 +168,8 @@ impl Segment {
             file: None,
             pages_max: pages_max as u32,
             huge: false,
-            populated: 0,
+            // Those below were touched, one by one, while the segment was small.
+            populated: (HUGE_FROM_BYTES / PAGE_BYTES) as u32,
             descriptors: carve(base, descriptors_at, pages_max),
             masks: carve(base, masks_at, pages_max),
             frozen: carve(base, frozen_at, pages_max),

@@ -43,6 +43,8 @@ const LOOK_AGAIN: Duration = Duration::from_micros(100);
 const DRAIN_BYTES_PER_TURN: usize = 64 << 10;
 /// A turn longer than this is logged.
 const LONG_TURN: Duration = Duration::from_millis(10);
+/// It is said so not more often than this.
+const LONG_TURN_WARNINGS_EVERY: Duration = Duration::from_secs(1);
 /// A neighbour that gives a buffer back rings; a sink whose bytes have reached the disk does not, and is asked again.
 const BLOCKED_POLL: Duration = Duration::from_millis(1);
 /// How often sinks that recover are looked at, beside their own ring.
@@ -182,6 +184,16 @@ struct Shard {
     input_ended: bool,
     report: ShardReport,
     turns: u64,
+    long_turns: LongTurns,
+}
+
+/// Of turns that took too long.
+#[derive(Default)]
+struct LongTurns {
+    /// When it was last said so.
+    warned: Option<Nanos>,
+    /// How many there were since.
+    untold: u64,
 }
 
 impl Shard {
@@ -248,6 +260,7 @@ impl Shard {
             input_ended: false,
             report,
             turns: 0,
+            long_turns: LongTurns::default(),
         })
     }
 
@@ -451,17 +464,29 @@ impl Shard {
         }
     }
 
+    /// Says so, but not more often than once a second: a slow disk or a machine that swaps makes every turn a long one.
+    #[cold]
+    fn warn_of_long_turn(&mut self, turn: Duration, now: Nanos) {
+        if self.long_turns.warned.is_some_and(|at| now.since(at) < LONG_TURN_WARNINGS_EVERY) {
+            self.long_turns.untold += 1;
+            return;
+        }
+        let untold = std::mem::take(&mut self.long_turns.untold);
+        self.long_turns.warned = Some(now);
+        tracing::warn!(
+            shard = self.shard,
+            operator = self.plan.uid(self.current.get()),
+            turn_ms = turn.as_millis() as u64,
+            untold,
+            "a long turn of the shard's loop"
+        );
+    }
+
     fn finish_turn(&mut self, began: Nanos, ended: Nanos) {
         let turn = ended.since(began);
         self.report.turn_us.saturating_record((turn.as_micros() as u64).max(1));
         if turn >= LONG_TURN {
-            let operator = self.plan.uid(self.current.get());
-            tracing::warn!(
-                shard = self.shard,
-                operator,
-                turn_ms = turn.as_millis() as u64,
-                "a long turn of the shard's loop"
-            );
+            self.warn_of_long_turn(turn, ended);
         }
         self.turns += 1;
         let events_in = self.tasks.iter().map(|task| task.rows_in()).sum();

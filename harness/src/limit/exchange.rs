@@ -14,25 +14,25 @@ use super::stages::{Laps, Stage};
 use super::{LimitError, Part, QueryLimit, Timed, run_pinned};
 use crate::ysb::generate::Generator;
 
-/// The end of a link that rows go into.
-pub(super) trait Sends<K>: Send {
+/// The end of a link that rows go into: keys, and times where they matter.
+pub(super) trait Sends<K, T = i64>: Send {
     /// Rows are taken in multiples of this, but for the last.
     const GROUP_ROWS: usize;
 
     /// Takes as many of the rows as it can and says how many; none while the link is full.
-    fn send(&mut self, keys: &[K], times_ms: &[i64]) -> usize;
+    fn send(&mut self, keys: &[K], times: &[T]) -> usize;
 
     /// Sends what was held back, and that nothing follows. False: the link is full, try again.
     fn end(&mut self) -> bool;
 }
 
 /// The end of a link that rows come out of, in the order they were sent.
-pub(super) trait Receives<K>: Send {
+pub(super) trait Receives<K, T = i64>: Send {
     /// After how many batches made here it is worth looking: each look at a socket is a system call.
     const LOOK_AFTER_BATCHES: u32;
 
     /// Shows the oldest rows not yet seen, and whether they are the last; false if there are none.
-    fn receive(&mut self, see: impl FnOnce(&[K], &[i64], bool)) -> bool;
+    fn receive(&mut self, see: impl FnOnce(&[K], &[T], bool)) -> bool;
 }
 
 /// Links of one kind, from each shard to each other: `link(from, to)` for all pairs.

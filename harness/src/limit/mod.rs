@@ -7,7 +7,7 @@
 //! fused  each shard: make → views → join → count → fire                                 no exchange
 //! spsc   each shard: make → views → join → partition ═ rings between cores ═ count → fire   every row to its owner
 //! tcp    the same over loopback connections: what two processes on one machine could reach
-//! table  each shard: keys → count in one large table                                    no window, no exchange
+//! table  each shard: keys → partition ═ rings between cores ═ count in one large table     no window; one shard: no exchange
 //! ```
 //!
 //! Making the events is inside every figure. Each run's counts are checked against the slow answer afterwards.

@@ -1,9 +1,9 @@
-//! A ring of recycled buffers from one core to one other, rows in columns, written by non-temporal stores.
+//! A ring of recycled buffers from one core to one other, rows in two columns, written by non-temporal stores.
 //!
 //! ```text
 //! sender    stage (own cache) ──whole lines, streamed──▶ buffer at tail ──one release store──▶ receiver reads in place
 //!                                                        buffers behind head are free again ◀──one release store──
-//! buffer  | keys: capacity × key | times: capacity × 8 | rows | last |
+//! buffer  | keys: capacity × key | times: capacity × 8, or nothing | rows | last |
 //! ```
 //!
 //! A buffer that was read lies in the reader's cache. Plain stores into it fetch every line from there first: 1 ns an
@@ -40,6 +40,8 @@ unsafe impl Bytes for u64 {}
 unsafe impl Bytes for i64 {}
 // SAFETY: 36 bytes.
 unsafe impl Bytes for UuidText {}
+// SAFETY: no bytes at all: a column that is not there.
+unsafe impl Bytes for () {}
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -66,8 +68,8 @@ impl<T: Bytes> Column<T> {
     /// Writes `values` from row `at` on, which begins a group: whole groups past the cache, the rest plainly.
     #[inline(always)]
     fn write(&mut self, at: usize, values: &[T]) {
-        let room = self.lines.len() * LINE_BYTES / size_of::<T>();
-        assert!(at.is_multiple_of(GROUP_ROWS) && at + values.len() <= room);
+        let room_bytes = self.lines.len() * LINE_BYTES;
+        assert!(at.is_multiple_of(GROUP_ROWS) && (at + values.len()) * size_of::<T>() <= room_bytes);
         let streamed_bytes = values.len() / GROUP_ROWS * GROUP_ROWS * size_of::<T>();
         // SAFETY: both ranges are inside their vectors, which do not overlap; the destination begins a group, and a
         // group begins on a line.
@@ -121,23 +123,23 @@ fn fence_streams() {
 }
 
 /// Rows in columns.
-struct Buffer<K> {
+struct Buffer<K, T> {
     keys: Column<K>,
-    times_ms: Column<i64>,
+    times: Column<T>,
     rows: usize,
     /// Nothing follows.
     last: bool,
 }
 
-impl<K: Bytes> Buffer<K> {
-    fn new() -> Buffer<K> {
+impl<K: Bytes, T: Bytes> Buffer<K, T> {
+    fn new() -> Buffer<K, T> {
         let groups = Self::capacity() / GROUP_ROWS;
-        Buffer { keys: Column::new(groups), times_ms: Column::new(groups), rows: 0, last: false }
+        Buffer { keys: Column::new(groups), times: Column::new(groups), rows: 0, last: false }
     }
 
     /// How many rows fit.
     const fn capacity() -> usize {
-        BUFFER_BYTES / (size_of::<K>() + size_of::<i64>()) / GROUP_ROWS * GROUP_ROWS
+        BUFFER_BYTES / (size_of::<K>() + size_of::<T>()) / GROUP_ROWS * GROUP_ROWS
     }
 
     /// The keys held.
@@ -146,8 +148,8 @@ impl<K: Bytes> Buffer<K> {
     }
 
     /// Their times.
-    fn times_ms(&self) -> &[i64] {
-        self.times_ms.values(self.rows)
+    fn times(&self) -> &[T] {
+        self.times.values(self.rows)
     }
 
     /// Whether no further row fits.
@@ -157,10 +159,10 @@ impl<K: Bytes> Buffer<K> {
 
     /// Takes as many rows as fit and says how many. All but the last rows of a ring come in whole groups.
     #[inline(always)]
-    fn append(&mut self, keys: &[K], times_ms: &[i64]) -> usize {
+    fn append(&mut self, keys: &[K], times: &[T]) -> usize {
         let rows = keys.len().min(Self::capacity() - self.rows);
         self.keys.write(self.rows, &keys[..rows]);
-        self.times_ms.write(self.rows, &times_ms[..rows]);
+        self.times.write(self.rows, &times[..rows]);
         self.rows += rows;
         rows
     }
@@ -170,8 +172,8 @@ impl<K: Bytes> Buffer<K> {
 #[repr(align(128))]
 struct Index(AtomicUsize);
 
-struct Ring<K> {
-    buffers: Vec<UnsafeCell<Buffer<K>>>,
+struct Ring<K, T> {
+    buffers: Vec<UnsafeCell<Buffer<K, T>>>,
     /// Buffers read so far; written by the receiver.
     head: Index,
     /// Buffers filled so far; written by the sender.
@@ -180,24 +182,24 @@ struct Ring<K> {
 
 // SAFETY: a buffer belongs to the sender from the store of `head` that frees it to the store of `tail` that fills it,
 // and to the receiver from there on. Both stores are releases, both loads acquires, and each end exists once.
-unsafe impl<K: Bytes> Sync for Ring<K> {}
+unsafe impl<K: Bytes, T: Bytes> Sync for Ring<K, T> {}
 
 /// The end that fills buffers.
-pub(crate) struct Sender<K> {
-    ring: Arc<Ring<K>>,
+pub(crate) struct Sender<K, T> {
+    ring: Arc<Ring<K, T>>,
     tail: usize,
     head_seen: usize,
 }
 
 /// The end that reads them.
-pub(crate) struct Receiver<K> {
-    ring: Arc<Ring<K>>,
+pub(crate) struct Receiver<K, T> {
+    ring: Arc<Ring<K, T>>,
     head: usize,
     tail_seen: usize,
 }
 
 /// A ring's two ends.
-pub(crate) fn ring<K: Bytes>() -> (Sender<K>, Receiver<K>) {
+pub(crate) fn ring<K: Bytes, T: Bytes>() -> (Sender<K, T>, Receiver<K, T>) {
     let ring = Arc::new(Ring {
         buffers: (0..BUFFERS).map(|_| UnsafeCell::new(Buffer::new())).collect(),
         head: Index(AtomicUsize::new(0)),
@@ -206,10 +208,10 @@ pub(crate) fn ring<K: Bytes>() -> (Sender<K>, Receiver<K>) {
     (Sender { ring: ring.clone(), tail: 0, head_seen: 0 }, Receiver { ring, head: 0, tail_seen: 0 })
 }
 
-impl<K: Bytes> Sender<K> {
+impl<K: Bytes, T: Bytes> Sender<K, T> {
     /// The buffer being filled; none while all are on their way.
     #[inline(always)]
-    fn open(&mut self) -> Option<&mut Buffer<K>> {
+    fn open(&mut self) -> Option<&mut Buffer<K, T>> {
         if self.tail - self.head_seen == BUFFERS {
             self.head_seen = self.ring.head.0.load(Ordering::Acquire);
             if self.tail - self.head_seen == BUFFERS {
@@ -233,10 +235,10 @@ impl<K: Bytes> Sender<K> {
     }
 }
 
-impl<K: Bytes> Receiver<K> {
+impl<K: Bytes, T: Bytes> Receiver<K, T> {
     /// The oldest filled buffer, until it is released.
     #[inline(always)]
-    fn next(&mut self) -> Option<&Buffer<K>> {
+    fn next(&mut self) -> Option<&Buffer<K, T>> {
         if self.head == self.tail_seen {
             self.tail_seen = self.ring.tail.0.load(Ordering::Acquire);
             if self.head == self.tail_seen {
@@ -261,13 +263,13 @@ impl<K: Bytes> Receiver<K> {
     }
 }
 
-impl<K: Bytes> Sends<K> for Sender<K> {
+impl<K: Bytes, T: Bytes> Sends<K, T> for Sender<K, T> {
     const GROUP_ROWS: usize = GROUP_ROWS;
 
     #[inline(always)]
-    fn send(&mut self, keys: &[K], times_ms: &[i64]) -> usize {
+    fn send(&mut self, keys: &[K], times: &[T]) -> usize {
         let Some(buffer) = self.open() else { return 0 };
-        let rows = buffer.append(keys, times_ms);
+        let rows = buffer.append(keys, times);
         if buffer.is_full() {
             self.publish();
         }
@@ -282,13 +284,13 @@ impl<K: Bytes> Sends<K> for Sender<K> {
     }
 }
 
-impl<K: Bytes> Receives<K> for Receiver<K> {
+impl<K: Bytes, T: Bytes> Receives<K, T> for Receiver<K, T> {
     const LOOK_AFTER_BATCHES: u32 = 1;
 
     #[inline(always)]
-    fn receive(&mut self, see: impl FnOnce(&[K], &[i64], bool)) -> bool {
+    fn receive(&mut self, see: impl FnOnce(&[K], &[T], bool)) -> bool {
         let Some(buffer) = self.next() else { return false };
-        see(buffer.keys(), buffer.times_ms(), buffer.last);
+        see(buffer.keys(), buffer.times(), buffer.last);
         self.release();
         true
     }
@@ -350,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_full_ring_opens_nothing_until_a_buffer_is_released() {
-        let (mut sender, mut receiver) = ring::<u64>();
+        let (mut sender, mut receiver) = ring::<u64, i64>();
         for key in 0..BUFFERS as u64 {
             assert_eq!(sender.open().unwrap().append(&[key], &[0]), 1);
             sender.publish();
@@ -365,6 +367,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "only a buffer that was read is released")]
     fn nothing_is_released_unread() {
-        ring::<u64>().1.release();
+        ring::<u64, i64>().1.release();
     }
 }
