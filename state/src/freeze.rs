@@ -201,7 +201,7 @@ impl Pages {
     fn begin(&mut self, open: &Open) {
         if !self.writer.has_begun() {
             self.header.epoch = open.epoch;
-            self.writer.begin(&self.header, self.in_use as usize * PAGE_BYTES);
+            self.writer.begin(&self.header);
         }
     }
 

@@ -61,10 +61,9 @@ const TAG_HEADER: u8 = 6;
 const TAG_FOOTER: u8 = 7;
 const FOOTER_BYTES: usize = RECORD_HEADER_BYTES + 8 + 4 + 4;
 
-/// Chunks kept for the next snapshot: always this many, and in a big table up to this part of its pages. Memory fresh
+/// Chunks kept for the next snapshot: always this many, and as many as the last one had under way at once. Memory fresh
 /// from the kernel costs 1.5 µs a page of it, as much as packing it full; but one big snapshot shall not be paid for ever.
 const SPARE_CHUNKS_MIN: usize = 4;
-const SPARE_PART: usize = 8;
 
 /// A file of a checkpoint, as a manifest names it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -154,7 +153,10 @@ pub(crate) struct Writer {
     crcs: u32,
     full: VecDeque<Chunk>,
     spare: Vec<Chunk>,
-    spare_max: usize,
+    /// Chunks being filled, full, or taken and not given back; the most there were in this snapshot, and in the last one.
+    under_way: usize,
+    under_way_max: usize,
+    under_way_max_before: usize,
     packed: Option<Packed>,
 }
 
@@ -168,7 +170,11 @@ impl Writer {
         if self.filling.is_none() {
             self.used = CHUNK_HEADER_BYTES;
         }
-        let chunk = self.filling.get_or_insert_with(|| self.spare.pop().unwrap_or_else(Chunk::new));
+        let chunk = self.filling.get_or_insert_with(|| {
+            self.under_way += 1;
+            self.under_way_max = self.under_way_max.max(self.under_way);
+            self.spare.pop().unwrap_or_else(Chunk::new)
+        });
         let at = self.used;
         self.used += bytes;
         self.records += 1;
@@ -194,9 +200,12 @@ impl Writer {
         self.full.push_back(chunk);
     }
 
-    /// Starts a file; `live_bytes` are those of the pages it is about.
-    pub(crate) fn begin(&mut self, header: &Header, live_bytes: usize) {
-        self.spare_max = live_bytes / SPARE_PART / CHUNK_BYTES;
+    /// Starts a file.
+    pub(crate) fn begin(&mut self, header: &Header) {
+        self.under_way_max_before = std::mem::take(&mut self.under_way_max);
+        // What a failed write lost is not missed.
+        self.under_way = 0;
+        self.spare.truncate(self.under_way_max_before.max(SPARE_CHUNKS_MIN));
         debug_assert!(self.is_empty());
         let text = serde_json::to_vec(header).expect("a header of texts and numbers always serialises");
         let bytes = (RECORD_HEADER_BYTES + 4 + text.len()).next_multiple_of(8);
@@ -246,7 +255,9 @@ impl Writer {
     }
 
     pub(crate) fn give_back(&mut self, chunk: Chunk) {
-        if self.spare.len() < self.spare_max.max(SPARE_CHUNKS_MIN) && chunk.buffer.len() == CHUNK_BYTES {
+        self.under_way = self.under_way.saturating_sub(1);
+        let kept = self.under_way_max.max(self.under_way_max_before).max(SPARE_CHUNKS_MIN);
+        if self.spare.len() + self.under_way < kept && chunk.buffer.len() == CHUNK_BYTES {
             self.spare.push(chunk);
         }
     }

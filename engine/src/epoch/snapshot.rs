@@ -108,8 +108,9 @@ impl OpenEpoch {
     /// come back in both cases.
     pub(crate) fn close(self, tasks: &mut [Box<dyn Task>]) -> (Closed, Result<(), String>) {
         let mut failure = Ok(());
-        let mut files = BTreeMap::new();
+        let (mut files, mut written) = (BTreeMap::new(), BTreeMap::new());
         for (node, upload) in self.uploads {
+            written.insert(node, upload.queue.written.take());
             match upload.done.take() {
                 Ok(file) => {
                     files.insert(node, file);
@@ -124,7 +125,8 @@ impl OpenEpoch {
                 Err(error) => failure = Err(error.to_string()),
             }
         }
-        let mut chains = ChainVisitor { files: &files, chains: BTreeMap::new(), snapshot: SnapshotSize::default() };
+        let mut chains =
+            ChainVisitor { files: &files, written, chains: BTreeMap::new(), snapshot: SnapshotSize::default() };
         for task in tasks {
             task.states(&mut chains);
         }
@@ -179,12 +181,17 @@ impl StateVisitor for DrainVisitor<'_> {
 
 struct ChainVisitor<'a> {
     files: &'a BTreeMap<NodeId, Option<FileRef>>,
+    /// Chunks that reached the disk when all was drained.
+    written: BTreeMap<NodeId, Vec<Chunk>>,
     chains: BTreeMap<NodeId, TablePart>,
     snapshot: SnapshotSize,
 }
 
 impl StateVisitor for ChainVisitor<'_> {
     fn keyed(&mut self, node: NodeId, keyed: &mut PageStore) {
+        for chunk in self.written.remove(&node).into_iter().flatten() {
+            keyed.give_back(chunk);
+        }
         let Some(file) = self.files.get(&node) else { return };
         let size = keyed.snapshot_size();
         self.snapshot.dirty_pages += size.dirty_pages;

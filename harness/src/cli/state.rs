@@ -227,9 +227,12 @@ fn limit_of(plan: &StateRun, outcome: &StateOutcome) -> Result<LimitOutcome> {
     Ok(run_table(&TableLimit { space: plan.space, updates: outcome.updates.max(1), cores })?)
 }
 
-/// The mean of a figure over the checkpoints that updates alone were in.
-fn mean(checkpoints: &[CheckpointFigures], figure: impl Fn(&CheckpointFigures) -> u64) -> u64 {
-    checkpoints.iter().map(figure).sum::<u64>() / (checkpoints.len() as u64).max(1)
+/// The median of a figure over the checkpoints that updates alone were in: the first of them often writes whole pages that
+/// the load left over, and is not what a checkpoint costs.
+fn median(checkpoints: &[CheckpointFigures], figure: impl Fn(&CheckpointFigures) -> u64) -> u64 {
+    let mut figures: Vec<u64> = checkpoints.iter().map(figure).collect();
+    figures.sort_unstable();
+    figures.get(figures.len() / 2).copied().unwrap_or(0)
 }
 
 fn bytes_per_dirty_line(checkpoints: &[CheckpointFigures]) -> f64 {
@@ -273,11 +276,11 @@ fn readable(plan: &StateRun, outcome: &StateOutcome, used: &Usage, limit: Option
         report.line(
             "snapshot",
             format!(
-                "{} dirty lines on {} pages · {} bytes per dirty line · {} written, mean of {}",
-                count(mean(checkpoints, |figures| figures.snapshot.dirty_lines)),
-                count(mean(checkpoints, |figures| figures.snapshot.dirty_pages)),
+                "{} dirty lines on {} pages · {} bytes per dirty line · {} written, median of {}",
+                count(median(checkpoints, |figures| figures.snapshot.dirty_lines)),
+                count(median(checkpoints, |figures| figures.snapshot.dirty_pages)),
                 decimals(bytes_per_dirty_line(checkpoints), 1),
-                bytes(mean(checkpoints, |figures| figures.bytes)),
+                bytes(median(checkpoints, |figures| figures.bytes)),
                 checkpoints.len()
             ),
         );
@@ -358,11 +361,11 @@ fn as_json(
         "turn_us": four(&job.measured.turn_us, 1.0),
         "snapshot": {
             "checkpoints": checkpoints.len(),
-            "dirty_pages": mean(checkpoints, |figures| figures.snapshot.dirty_pages),
-            "dirty_lines": mean(checkpoints, |figures| figures.snapshot.dirty_lines),
-            "dirty_bytes": mean(checkpoints, |figures| figures.snapshot.dirty_bytes),
-            "swept_bytes": mean(checkpoints, |figures| figures.snapshot.swept_bytes),
-            "bytes": mean(checkpoints, |figures| figures.bytes),
+            "dirty_pages": median(checkpoints, |figures| figures.snapshot.dirty_pages),
+            "dirty_lines": median(checkpoints, |figures| figures.snapshot.dirty_lines),
+            "dirty_bytes": median(checkpoints, |figures| figures.snapshot.dirty_bytes),
+            "swept_bytes": median(checkpoints, |figures| figures.snapshot.swept_bytes),
+            "bytes": median(checkpoints, |figures| figures.bytes),
             "bytes_max": checkpoints.iter().map(|figures| figures.bytes).max().unwrap_or(0),
             "bytes_per_dirty_line": bytes_per_dirty_line(checkpoints),
         },
