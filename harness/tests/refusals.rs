@@ -297,3 +297,11 @@ fn a_reader_that_has_gone_away() {
     let output = command.args(SHORT.split_whitespace()).env("RUST_LOG", "error").stdout(writer).output().unwrap();
     assert_eq!((output.status.code(), program::said(&output).as_str()), (Some(0), ""));
 }
+
+#[test]
+fn a_cause_is_told_once() {
+    let place = Place::new();
+    let told =
+        refused(&format!("checkpoint inspect {}", place.at("nowhere")), 1, &["cannot look into", "No such file"]);
+    assert_eq!(told.matches("os error 2").count(), 1, "{told}");
+}

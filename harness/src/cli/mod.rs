@@ -101,7 +101,7 @@ pub fn main() -> ExitCode {
         }
         Err(error) => {
             // A terminal that has gone away is nobody to complain to.
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {}", told_once(&error));
             ExitCode::FAILURE
         }
     }
@@ -144,4 +144,15 @@ impl ShardArgs {
         cores.truncate(shards);
         Ok(cores)
     }
+}
+
+/// An error with its causes, but for those that it tells in its own words already.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }

@@ -69,7 +69,7 @@ fn checkpoints(args: &InspectArgs, store: &Store) -> Result<Verdict> {
     {
         match contents(store, manifest) {
             Ok(read) => operators = Some((seen[chosen].listing.epoch, read)),
-            Err(error) => seen[chosen].wrong.push(format!("{error:#}")),
+            Err(error) => seen[chosen].wrong.push(crate::cli::told_once(&error)),
         }
     }
     let now_ms = Clock::system().wall_ms();
