@@ -83,7 +83,7 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 ///
 ///     fn on_event(&mut self, card: &mut Card, _: Payment, cx: &mut Cx<'_>) -> Result<(), BoxError> {
 ///         let at = cx.timestamp().plus_ms(60_000);
-///         if let Some(before) = card.silent_at.read() {
+///         if let Some(before) = card.silent_at.get().copied() {
 ///             cx.timers().delete_event(Timestamp(before));
 ///         }
 ///         card.silent_at.set(at.0);
