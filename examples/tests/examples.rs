@@ -88,7 +88,7 @@ fn cards_tells_of_the_two_that_are_not_used_as_ever() {
 fn velocity_tells_when_a_burst_begins_and_when_it_is_over() {
     let printed = run(env!("CARGO_BIN_EXE_velocity"), None);
     let alerts: Vec<&str> = printed.lines().filter(|line| line.starts_with("card ")).collect();
-    let expected = ["card 7: more than 5 payments within a minute", "card 7: silent at 5092 s, after 9 payments"];
+    let expected = ["card 7: more than 5 payments within a minute", "card 7: silent at 5092000 ms, 9 payments"];
     assert_eq!(alerts, expected);
     assert!(printed.contains("4 suspicious payments"), "{printed}");
 }
