@@ -412,17 +412,19 @@ fn wall_time_wakes_a_shard_that_sleeps() {
         let mut log = LogWriter::create(&path, shards).unwrap();
         let (sink, arrived) = arrivals();
         let running = later(&path, sink, 80).shards(shards).start().unwrap();
-        for number in 1..=5_u64 {
+        let took = (1..=5_u64).map(|number| {
             let sent = clock.now();
             log.append((number % u64::from(shards)) as u32, number.to_string().as_bytes()).unwrap();
             log.flush().unwrap();
             assert_eq!(arrived.recv_timeout(Duration::from_secs(10)), Ok(number), "{shards} shards");
-            let took = clock.now().since(sent);
-            // Wall time is read in whole milliseconds.
-            assert!(took >= Duration::from_millis(79), "{shards} shards: {number} came after {took:?}");
-            // A shard that nobody wakes sleeps until the lead's watchdog looks, or for ever.
-            assert!(took < Duration::from_millis(400), "{shards} shards: {number} came after {took:?}");
-        }
+            clock.now().since(sent)
+        });
+        let took: Vec<Duration> = took.collect();
+        // Wall time is read in whole milliseconds.
+        assert!(took.iter().all(|took| *took >= Duration::from_millis(79)), "{shards} shards: too early: {took:?}");
+        // One is enough: where other tests have the core, any may be late. A shard that nobody wakes always is, for the lead
+        // looks after it when it has stood still for 200 ms.
+        assert!(took.iter().any(|took| *took < Duration::from_millis(180)), "{shards} shards: too late: {took:?}");
         running.stop();
         running.wait().unwrap();
     }
