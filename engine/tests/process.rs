@@ -432,36 +432,48 @@ fn wall_time_wakes_a_shard_that_sleeps() {
 
 #[test]
 fn what_wall_time_has_come_to_while_a_job_was_stopped_fires_when_it_goes_on() {
-    let place = Place::new();
-    let path = place.path().join("log");
-    let mut log = LogWriter::create(&path, 2).unwrap();
-    for number in 0..100_u64 {
-        log.append((number % 2) as u32, number.to_string().as_bytes()).unwrap();
+    for by_savepoint in [false, true] {
+        let place = Place::new();
+        let path = place.path().join("log");
+        let mut log = LogWriter::create(&path, 2).unwrap();
+        for number in 0..100_u64 {
+            log.append((number % 2) as u32, number.to_string().as_bytes()).unwrap();
+        }
+        log.flush().unwrap();
+        let on = |clock: &Clock, sink, shards, checkpoints: &str| {
+            let clock = clock.clone();
+            let job = later(&path, sink, 60_000).shards(shards).configure(move |config| config.clock = clock.clone());
+            job.checkpoints(place.path().join(checkpoints), Duration::from_millis(20))
+        };
+        let clock = Clock::jumping();
+        let (sink, arrived) = arrivals();
+        let running = on(&clock, sink, 2, "checkpoints").start().unwrap();
+        while running.events_in() < 100 {
+            std::thread::yield_now();
+        }
+        let savepoint = place.path().join("savepoint");
+        if by_savepoint {
+            running.stop_with_savepoint(&savepoint).unwrap();
+        } else {
+            running.stop();
+        }
+        running.wait().unwrap();
+        assert!(arrived.try_recv().is_err(), "a minute has not passed");
+        clock.advance_ms(61_000);
+        let (sink, arrived) = arrivals();
+        let again = if by_savepoint {
+            on(&clock, sink, 3, "others").from_savepoint(&savepoint)
+        } else {
+            on(&clock, sink, 3, "checkpoints")
+        };
+        let running = again.start().unwrap();
+        let mut numbers: Vec<u64> = (0..100).map(|_| arrived.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+        running.stop();
+        running.wait().unwrap();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..100), "by savepoint {by_savepoint}");
+        assert!(arrived.try_recv().is_err(), "each fires once");
     }
-    log.flush().unwrap();
-    let again = |sink, clock: &Clock, shards| {
-        let clock = clock.clone();
-        let job = later(&path, sink, 60_000).shards(shards).configure(move |config| config.clock = clock.clone());
-        job.checkpoints(place.checkpoints(), Duration::from_millis(20)).start().unwrap()
-    };
-    let clock = Clock::jumping();
-    let (sink, arrived) = arrivals();
-    let running = again(sink, &clock, 2);
-    while running.events_in() < 100 {
-        std::thread::yield_now();
-    }
-    running.stop();
-    running.wait().unwrap();
-    assert!(arrived.try_recv().is_err(), "a minute has not passed");
-    clock.advance_ms(61_000);
-    let (sink, arrived) = arrivals();
-    let running = again(sink, &clock, 3);
-    let mut numbers: Vec<u64> = (0..100).map(|_| arrived.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
-    running.stop();
-    running.wait().unwrap();
-    numbers.sort_unstable();
-    assert!(numbers.into_iter().eq(0..100));
-    assert!(arrived.try_recv().is_err(), "each fires once");
 }
 
 /// Counts what is called, and fails where it is told to.
