@@ -85,6 +85,27 @@ fn cards_tells_of_the_two_that_are_not_used_as_ever() {
 }
 
 #[test]
+fn velocity_tells_when_a_burst_begins_and_when_it_is_over() {
+    let printed = run(env!("CARGO_BIN_EXE_velocity"), None);
+    let alerts: Vec<&str> = printed.lines().filter(|line| line.starts_with("card ")).collect();
+    let expected = ["card 7: more than 5 payments within a minute", "card 7: silent at 5092000 ms, 9 payments"];
+    assert_eq!(alerts, expected);
+    assert!(printed.contains("4 suspicious payments"), "{printed}");
+}
+
+#[test]
+fn swings_finds_every_pair() {
+    let printed = run(env!("CARGO_BIN_EXE_swings"), None);
+    // Two cold readings, each with the warm ones of a minute before it and after it.
+    let pairs = printed.lines().filter(|line| line.starts_with("sensor 3: ")).count();
+    assert!(printed.contains(&format!("{pairs} swings")), "nothing of other sensors: {printed}");
+    let cold = [1_000_i64, 1_010];
+    let warm = |at: i64| (at - 60..=at + 60).step_by(10).filter(|at| !cold.contains(at)).count();
+    assert_eq!(pairs, cold.map(warm).iter().sum::<usize>(), "{printed}");
+    assert_eq!(line(&printed, "1060 s"), "sensor 3: -6.0 °C at 1000 s, 19.1 °C at 1060 s");
+}
+
+#[test]
 fn sales_survives_its_own_panic_and_a_second_start() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let printed = run(SALES, Some(dir.path()));

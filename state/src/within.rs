@@ -73,6 +73,13 @@ impl<K: Key, S: Fixed + SlotKey> Within<K, S> {
         // SAFETY: a `SubKey<S>` is made of an `S` alone, or of what borrows as one, whose bytes are those of an `S`.
         Within(key, unsafe { sub.bytes.as_ptr().cast::<S>().read_unaligned() })
     }
+
+    /// Takes the two apart.
+    #[inline(always)]
+    #[must_use]
+    pub fn parts(&self) -> (K, S) {
+        (self.0, self.1)
+    }
 }
 
 impl<K: Key, S: Fixed> PartialEq for Within<K, S> {
@@ -274,5 +281,6 @@ mod tests {
         }
         assert_eq!((flat.len(Namespace(0)), slotted.len(Namespace(0))), (3_000, 3_000));
         flat.scan(Namespace(0), |_, count| assert_eq!(*count, 1));
+        assert_eq!(pair(7, 9).parts(), (7, 9));
     }
 }

@@ -4,5 +4,6 @@ pub(crate) mod fit;
 pub mod flow;
 pub(crate) mod graph;
 pub mod keyed;
+pub mod process;
 pub mod stateful;
 pub mod stream;

@@ -236,7 +236,7 @@ impl<T: 'static> Chain for Boxed<T> {
 }
 
 /// What of a stage fits behind a pointer: it takes rows in one shape only.
-trait DenseStage<T> {
+pub(crate) trait DenseStage<T> {
     fn dense(&mut self, rows: &Piece<'_, T>, cx: &mut Cx<'_>) -> Result<(), Fault>;
     fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault>;
     fn ready(&mut self) -> bool;

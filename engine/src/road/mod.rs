@@ -17,6 +17,9 @@ pub(crate) mod merge;
 pub mod window;
 pub mod running;
 pub mod stateful;
+pub mod timers;
+pub mod side;
+pub mod process;
 pub mod sink;
 #[cfg(test)]
 mod trial;

@@ -1,5 +1,7 @@
 //! What can go wrong: a [`Fault`] inside a task, a [`JobError`] for the person who runs the job.
 
+use std::error::Error;
+
 use millstream_state::StateError;
 
 use crate::job::graph::{NodeId, Plan};
@@ -31,6 +33,8 @@ enum Cause {
          the job with SIGTERM; to read all of this one again, name an empty checkpoint directory and an empty output"
     )]
     AfterTheEnd { rows: usize },
+    #[error("{what}: {why}")]
+    Process { what: String, why: String },
     #[error("{0}")]
     Shard(String),
 }
@@ -62,6 +66,11 @@ impl Fault {
         Fault { node: Some(node), cause: Cause::AfterTheEnd { rows } }
     }
 
+    /// A user's process function that failed at `what`.
+    pub(crate) fn process(node: NodeId, what: String, error: &dyn Error) -> Fault {
+        Fault { node: Some(node), cause: Cause::Process { what, why: in_words(error) } }
+    }
+
     pub(crate) fn shard(why: String) -> Fault {
         Fault { node: None, cause: Cause::Shard(why) }
     }
@@ -83,6 +92,17 @@ impl Fault {
             None => self.cause.to_string(),
         }
     }
+}
+
+/// A user's error with what caused it.
+pub(crate) fn in_words(error: &dyn Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
 }
 
 fn after(restarts: u32) -> String {

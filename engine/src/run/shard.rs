@@ -183,6 +183,8 @@ struct Shard {
     halted: bool,
     input_ended: bool,
     report: ShardReport,
+    /// When a stage wants its turn at the latest, as of the last step.
+    wake_at_ms: Option<i64>,
     turns: u64,
     long_turns: LongTurns,
 }
@@ -259,6 +261,7 @@ impl Shard {
             halted: false,
             input_ended: false,
             report,
+            wake_at_ms: None,
             turns: 0,
             long_turns: LongTurns::default(),
         })
@@ -363,7 +366,7 @@ impl Shard {
 
     /// One step of every task. A panic in any of them is laid at the door of the operator that ran.
     fn step(&mut self) -> Result<Progress, Fault> {
-        let Shard { tasks, current, epoch, clock, batch_clock, report, .. } = self;
+        let Shard { tasks, current, epoch, clock, batch_clock, report, wake_at_ms, .. } = self;
         let now_ms = clock.wall_ms();
         let stepped = panics::catch(|| {
             let mut cx = Cx::new(now_ms, current, batch_clock, epoch.as_mut());
@@ -372,6 +375,7 @@ impl Shard {
                 progress = progress.or(task.step(&mut cx)?);
             }
             report.skipped += cx.skipped_rows;
+            *wake_at_ms = cx.wake_at_ms;
             Ok(progress)
         });
         stepped.unwrap_or_else(|panic| Err(Fault::panic(self.current.get(), panic)))
@@ -509,7 +513,8 @@ impl Shard {
     /// How long nothing but a ring needs to wake the shard.
     fn sleep_at_most(&self) -> Option<Duration> {
         let now_ms = self.clock.wall_ms();
-        let wake_at = self.tasks.iter().filter_map(|task| task.wake_at_ms(now_ms)).min()?;
+        let of_tasks = self.tasks.iter().filter_map(|task| task.wake_at_ms(now_ms));
+        let wake_at = of_tasks.chain(self.wake_at_ms).min()?;
         Some(Duration::from_millis(u64::try_from(wake_at.saturating_sub(now_ms)).unwrap_or(0)))
     }
 

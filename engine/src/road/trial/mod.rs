@@ -11,6 +11,7 @@
 //! A script in words: `a@4` a row of key `a` at 4 ms, `W10` a watermark, `I` idle, `F` flush, `B` a barrier.
 
 mod edge;
+mod process;
 mod record;
 mod running;
 mod source;

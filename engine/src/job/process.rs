@@ -1,0 +1,191 @@
+//! A keyed stream and a process function: what a user says with `process`, and the streams that come of it.
+
+use std::any::type_name;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use millstream_state::schema::Described;
+use millstream_state::{Key, PageStore};
+use serde::Deserialize;
+
+use super::graph::{Graph, NodeId, Site};
+use super::keyed::KeyedStream;
+use super::stream::Stream;
+use crate::road::chain::{Chain, Stage};
+use crate::road::exchange::ToShards;
+use crate::road::keyed::{Contribute, Keying};
+use crate::road::merge::Merge;
+use crate::road::process::{BoxError, Kept, Process, ProcessBlob, Processor};
+use crate::road::side::{Branch, Side, SideOutput};
+use crate::road::stateful::{KeyedRow, WholeRow};
+use crate::road::timers::Pending;
+use crate::run::fault::{JobError, in_words};
+use crate::state::{Bound, KeyedState};
+
+impl<C, G> KeyedStream<C, G>
+where
+    C: Chain<Out: Sized + KeyedRow>,
+    G: Keying<C::Out, Key: Described>,
+{
+    /// Has a process function take every row, with states, timers and side outputs of its key at hand.
+    ///
+    /// A key's rows come as they do to [`map_with_state`](KeyedStream::map_with_state), which is the short form. Event-time
+    /// timers fire when the watermark comes to them, before it goes on downstream, and all that are left when the input
+    /// ends. Processing-time timers fire when wall time comes to them; those that are left when the input ends do not.
+    ///
+    /// Rows that are repeated within ten seconds are dropped, and told of on the side:
+    ///
+    /// ```
+    /// use millstream::state::{KeyedState, Value};
+    /// use millstream::{BoxError, Items, Job, Process, ProcessContext, SideOutput, Timer, Timestamp, Watermarks};
+    /// use millstream_connectors::memory::MemorySink;
+    ///
+    /// #[derive(KeyedState)]
+    /// struct Seen {
+    ///     is_seen: Value<bool>,
+    /// }
+    ///
+    /// struct Once {
+    ///     repeated: SideOutput<u64>,
+    /// }
+    ///
+    /// type Cx<'a> = ProcessContext<'a, u64, u64>;
+    ///
+    /// impl Process<u64, u64> for Once {
+    ///     type State = Seen;
+    ///     type Out = u64;
+    ///
+    ///     fn on_event(&mut self, seen: &mut Seen, number: u64, cx: &mut Cx<'_>) -> Result<(), BoxError> {
+    ///         if seen.is_seen.is_set() {
+    ///             cx.side(&self.repeated, number);
+    ///             return Ok(());
+    ///         }
+    ///         seen.is_seen.set(true);
+    ///         let forget_at = cx.timestamp().plus_ms(10_000);
+    ///         cx.timers().event(forget_at);
+    ///         cx.emit(number);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn on_timer(&mut self, seen: &mut Seen, _: Timer, _: &mut Cx<'_>) -> Result<(), BoxError> {
+    ///         seen.is_seen.clear();
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let (sink, side_sink) = (MemorySink::new(), MemorySink::new());
+    /// let (numbers, repeated) = (sink.clone(), side_sink.clone());
+    /// Job::new("once", move |flow| {
+    ///     let repeated = SideOutput::new();
+    ///     let once = flow
+    ///         .source(Items::of(vec![7u64, 9, 7]))
+    ///         .event_time(|_| Timestamp(0), Watermarks::monotonic())
+    ///         .key_by(|number| *number)
+    ///         .process(Once { repeated: repeated.clone() })
+    ///         .named("once");
+    ///     once.side(&repeated).sink(side_sink.clone());
+    ///     once.sink(sink.clone());
+    /// })
+    /// .run()?;
+    /// assert_eq!((numbers.rows(), repeated.rows()), (vec![7, 9], vec![7]));
+    /// # Ok::<(), millstream::JobError>(())
+    /// ```
+    pub fn process<P>(self, process: P) -> Stream<Processed<C, G, P>>
+    where
+        P: Process<G::Key, C::Out>,
+    {
+        let KeyedStream { stream, key } = self;
+        let detail = format!("{} -> {}", type_name::<G::Key>(), type_name::<P::Out>());
+        let node = stream.flow.node("process", detail, Some(stream.node));
+        stream.flow.keeps(node, |keyed| {
+            let notes = declare::<G::Key, P::State>(keyed).bound.notes;
+            stream.flow.change(node, |node| node.notes = notes);
+        });
+        let edge = stream.flow.edge();
+        let chain = Processed { upstream: stream.chain, key, process, sides: Rc::default(), node, edge };
+        Stream { chain, flow: stream.flow, node }
+    }
+}
+
+/// Rows that a process function takes: on one shard a stage of the chain, on several the end of a chain, an edge, and a task.
+pub struct Processed<C, G, P> {
+    upstream: C,
+    key: G,
+    process: P,
+    sides: Rc<RefCell<Vec<Rc<dyn Branch>>>>,
+    node: NodeId,
+    edge: u32,
+}
+
+impl<C, G, P> std::fmt::Debug for Processed<C, G, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Processed(operator {}, {} sides)", self.node.0, self.sides.borrow().len())
+    }
+}
+
+impl<C, G, P> Stream<Processed<C, G, P>> {
+    /// The stream of what the process function writes to a side output. The main stream has to be ended by a sink as well.
+    ///
+    /// # Panics
+    /// If the side output has a stream already.
+    pub fn side<X: 'static>(&self, side: &SideOutput<X>) -> Stream<Side<X>> {
+        let (branch, chain) = side.take();
+        self.chain.sides.borrow_mut().push(branch);
+        let node = self.flow.node("side", type_name::<X>().to_owned(), Some(self.node));
+        Stream { chain, flow: self.flow.clone(), node }
+    }
+}
+
+impl<C, G, P> Chain for Processed<C, G, P>
+where
+    C: Chain<Out: Sized + KeyedRow>,
+    G: Keying<C::Out, Key: Described>,
+    P: Process<G::Key, C::Out>,
+{
+    type Out = P::Out;
+
+    fn attach<N: Stage<P::Out>>(self, next: N, graph: &mut Graph) {
+        let Processed { upstream, key, mut process, sides, node, edge } = self;
+        let ends = graph.take_edge(edge);
+        let opened = graph.on_site(|site, plan| {
+            let uid = plan.uid(node);
+            let (kept, restored) = open::<G::Key, P::State>(site, &uid)?;
+            process.open().map_err(|error: BoxError| {
+                let cause = format!("operator \"{uid}\": it cannot be opened: {}", in_words(&*error));
+                JobError::Failed { cause, restarts: 0 }
+            })?;
+            Ok((site.shard, Processor::new(process, kept, restored, sides.take(), node, next)))
+        });
+        let Some((shard, processor)) = opened else { return };
+        match ends {
+            None => upstream.attach(Contribute::new(key, WholeRow, node, processor), graph),
+            Some(ends) => {
+                let to_shards = ToShards::<G::Key, C::Out>::new(shard, ends.to);
+                upstream.attach(Contribute::new(key, WholeRow, node, to_shards), graph);
+                graph.tasks.push(Box::new(Merge::new(ends.from, processor)));
+            }
+        }
+    }
+}
+
+/// Declares an operator's states and timers.
+fn declare<K: Key + Described, S: KeyedState>(keyed: &PageStore) -> Kept<K, S> {
+    Kept { bound: Bound::declare(keyed.clone()), pending: Pending::declare(keyed) }
+}
+
+/// What an operator keeps on this shard, empty or as the restored checkpoint left it.
+fn open<K: Key + Described, S: KeyedState>(site: &Site, uid: &str) -> Result<(Kept<K, S>, ProcessBlob), JobError> {
+    let (keyed, parts) = site.keyed_state(uid)?;
+    let mut kept = declare(&keyed);
+    let mut merged: Option<ProcessBlob> = None;
+    for part in &parts {
+        let of_part = ProcessBlob::deserialize(&part.blob)
+            .map_err(|error| JobError::Unusable(format!("operator \"{uid}\": {error}")))?;
+        merged = Some(merged.map_or(of_part, |merged| merged.merge(of_part)));
+    }
+    let merged = merged.unwrap_or(ProcessBlob::FIRST);
+    kept.bound.set_now(merged.now_ms);
+    site.restore_keyed(uid, &mut kept.bound.store, &parts)?;
+    kept.pending.restored();
+    Ok((kept, merged))
+}
