@@ -6,3 +6,4 @@ pub(crate) mod graph;
 pub mod keyed;
 pub mod stateful;
 pub mod stream;
+pub mod windowed;

@@ -13,6 +13,7 @@
 mod edge;
 mod record;
 mod running;
+mod sliding;
 mod source;
 mod windows;
 
