@@ -258,7 +258,7 @@ proptest! {
     }
 }
 
-/// A row is one of `a`, whose key is 2, or of `b`, whose key is 3.
+/// The script gives these words, with a checkpoint and a crash between any two.
 #[track_caller]
 fn check_words(shape: Shape, script: &str, expected: &str, late: u64) {
     let script: Vec<Word> = words(script).into_iter().flat_map(|word| [word, Word::Barrier]).collect();
@@ -293,6 +293,13 @@ fn a_row_late_for_some_of_its_windows_joins_the_others() {
     let expected = "b:1[-1000,2000) W1999 b:2[0,3000) W3000 \
                     a:2[1000,4000) a:2[2000,5000) a:2[3000,6000) b:1[3000,6000) b:4[2000,5000) b:5[1000,4000) W6000 W25000";
     check_words(shape(3_000, 1_000, 0), script, expected, 1);
+}
+
+#[test]
+fn rows_out_of_order_are_of_the_windows_of_their_time() {
+    let script = "b@3999 b@3000 a@20 a@0 a@999 b@1998 b@1999 b@1000 W999 W1999 W2999 W3999 W4999 W5999 W6999 W7999";
+    let expected = "W999 W1999 a:3[0,3000) b:3[0,3000) W2999 W3999 W4999 b:2[3000,6000) W5999 W6999 W7999";
+    check_words(shape(3_000, 3_000, 0), script, expected, 0);
 }
 
 #[test]
@@ -365,6 +372,11 @@ fn large_windows_are_emitted_in_slices() {
                 record(counts.map(|row| format!("{}@{}:{}", row.key, row.window.start.0, row.value.0)), out);
             }
         });
+        let starts = outcome.items[0].iter().filter_map(|item| match item {
+            Out::Row(row) => row.split(['@', ':']).nth(1)?.parse::<i64>().ok(),
+            _ => None,
+        });
+        assert!(starts.is_sorted(), "windows come out in the order of time");
         let mut rows: Vec<String> =
             expected.iter().map(|((key, start), count)| format!("{key}@{start}:{count}")).collect();
         rows.sort_unstable();

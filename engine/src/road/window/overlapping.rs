@@ -141,7 +141,9 @@ where
         if self.slides.last_of_pane(pane) <= reach(self.watermark) {
             return self.fold_behind(Namespace(start), pane, batch, cx);
         }
-        let Some(first) = self.slides.first_open(pane, self.done) else { return self.leave_out(batch, cx) };
+        let Some(first) = self.slides.first_open(pane, self.done) else {
+            return self.leave_out(pane, batch, cx);
+        };
         let last = self.slides.last_of(first);
         self.complete_at = Some(self.complete_at.map_or(last, |first| first.min(last)));
         let aggregate = &self.aggregate;
@@ -170,7 +172,7 @@ where
         }
         let (first, last) = self.slides.starts(pane);
         if first > last || self.slides.last_of(last) + self.lateness_ms <= reach(self.watermark) {
-            return self.leave_out(batch, cx);
+            return self.leave_out(pane, batch, cx);
         }
         self.out.clear();
         for index in 0..batch.len() {
@@ -183,11 +185,17 @@ where
     /// Rows that no window takes. Where no window is, there is none to be late for, but a row that time has passed by is
     /// late all the same.
     #[cold]
-    fn leave_out<C: Contributions<K, M::Value>>(&mut self, batch: &C, cx: &mut Cx<'_>) -> Result<(), Fault> {
+    fn leave_out<C: Contributions<K, M::Value>>(
+        &mut self,
+        pane: i128,
+        batch: &C,
+        cx: &mut Cx<'_>,
+    ) -> Result<(), Fault> {
         let now = reach(self.watermark);
         for index in 0..batch.len() {
             let at = batch.at(index);
-            if i128::from(at.0) + self.lateness_ms <= now {
+            let last = if M::IS_EVENT { at.0.into() } else { self.slides.last_of_pane(pane) };
+            if last + self.lateness_ms <= now {
                 self.late_rows += 1;
                 self.late.take(batch.key(index).borrow(), batch.value(index), at);
             }
