@@ -56,8 +56,9 @@ pub mod run;
 
 pub use job::config::{Config, RestartStrategy, StateBacking};
 pub use job::flow::{Flow, Job};
-pub use job::keyed::{KeyedStream, WindowedStream};
+pub use job::keyed::KeyedStream;
 pub use job::stream::Stream;
+pub use job::windowed::{Lenient, WindowedStream, Windowing};
 pub use millstream_macros::{KeyedState, event};
 pub use millstream_state::{
     Both, Epoch, Fixed, JobSchemas, Key, Patience, SavepointReport, SnapshotSize, StoreConfig, Text, schema,
@@ -73,7 +74,7 @@ pub use road::side::SideOutput;
 pub use road::sink::{Guarantee, Sink, SinkError, SinkWriter};
 pub use road::source::{Items, Polled, Source, SourceError, Split};
 pub use road::timers::{Timer, Timers, WallTime};
-pub use road::window::{Tumbling, Window, Windowed};
+pub use road::window::{Late, Sliding, SlidingSize, Tumbling, Window, WindowError, Windowed};
 pub use run::fault::JobError;
 pub use run::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport, RestoreReport};
 pub use run::metrics::{ShardCounters, ShardReport};

@@ -7,3 +7,4 @@ pub mod keyed;
 pub mod process;
 pub mod stateful;
 pub mod stream;
+pub mod windowed;

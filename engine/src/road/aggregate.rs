@@ -64,6 +64,14 @@ pub trait Aggregate<T: ?Sized> {
     /// Folds another accumulator of the same key and window in.
     fn merge(&self, into: &mut Self::Acc, other: &Self::Acc);
 
+    /// Takes an accumulator that was merged in out again, exactly, or says false: the default. The answer is always the
+    /// same. Sliding windows then go on from one to the next, instead of beginning each anew.
+    ///
+    /// Sums of integers and counts can do it. Sums of floats cannot: what is left would depend on what had been there.
+    fn remove(&self, _from: &mut Self::Acc, _other: &Self::Acc) -> bool {
+        false
+    }
+
     /// The result.
     fn finish(&self, acc: &Self::Acc) -> Self::Out;
 }
@@ -94,6 +102,11 @@ macro_rules! folds_as_its_owner {
             #[inline(always)]
             fn merge(&self, into: &mut A::Acc, other: &A::Acc) {
                 (**self).merge(into, other);
+            }
+
+            #[inline(always)]
+            fn remove(&self, from: &mut A::Acc, other: &A::Acc) -> bool {
+                (**self).remove(from, other)
             }
 
             fn finish(&self, acc: &A::Acc) -> A::Out {
@@ -131,6 +144,12 @@ impl<T: ?Sized> Aggregate<T> for Count {
         *into += other;
     }
 
+    #[inline(always)]
+    fn remove(&self, from: &mut u64, other: &u64) -> bool {
+        *from -= other;
+        true
+    }
+
     fn finish(&self, acc: &u64) -> u64 {
         *acc
     }
@@ -147,6 +166,11 @@ pub trait Number: Fixed + PartialOrd {
     /// The sum.
     #[must_use]
     fn plus(self, other: Self) -> Self;
+    /// What was there before `other` was added, bit for bit; none, always, where that cannot be told.
+    #[must_use]
+    fn minus(self, _other: Self) -> Option<Self> {
+        None
+    }
     /// As a float, for averages.
     fn as_f64(self) -> f64;
 }
@@ -161,6 +185,11 @@ macro_rules! integer_numbers {
             #[inline(always)]
             fn plus(self, other: Self) -> Self {
                 self.wrapping_add(other)
+            }
+
+            #[inline(always)]
+            fn minus(self, other: Self) -> Option<Self> {
+                Some(self.wrapping_sub(other))
             }
 
             fn as_f64(self) -> f64 {
@@ -188,7 +217,7 @@ impl Number for f64 {
 
 /// Declares an aggregate that folds one number of an event into one number.
 macro_rules! number_fold {
-    ($(#[$doc:meta])* $name:ident, $init:expr, $fold:expr) => {
+    ($(#[$doc:meta])* $name:ident, $init:expr, $fold:expr $(, $unfold:expr)?) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub struct $name<N, F> {
@@ -230,7 +259,14 @@ macro_rules! number_fold {
             fn merge(&self, into: &mut N, other: &N) {
                 *into = $fold(*into, *other);
             }
-
+            $(
+            #[inline(always)]
+            fn remove(&self, from: &mut N, other: &N) -> bool {
+                let rest: Option<N> = $unfold(*from, *other);
+                *from = rest.unwrap_or(*from);
+                rest.is_some()
+            }
+            )?
             fn finish(&self, acc: &N) -> N {
                 *acc
             }
@@ -240,7 +276,7 @@ macro_rules! number_fold {
 
 number_fold!(
     /// The sum of a number of each event.
-    Sum, N::ZERO, N::plus
+    Sum, N::ZERO, N::plus, N::minus
 );
 number_fold!(
     /// The least of a number of each event.
@@ -328,6 +364,11 @@ impl<T: ?Sized, A: Aggregate<T>, B: Aggregate<T>> Aggregate<T> for (A, B) {
         self.1.merge(&mut into.1, &other.1);
     }
 
+    #[inline(always)]
+    fn remove(&self, from: &mut Self::Acc, other: &Self::Acc) -> bool {
+        self.0.remove(&mut from.0, &other.0) & self.1.remove(&mut from.1, &other.1)
+    }
+
     fn finish(&self, acc: &Self::Acc) -> Self::Out {
         (self.0.finish(&acc.0), self.1.finish(&acc.1))
     }
@@ -361,6 +402,12 @@ macro_rules! longer_tuple {
             fn merge(&self, into: &mut Self::Acc, other: &Self::Acc) {
                 self.0.merge(&mut into.0, &other.0);
                 Aggregate::<T>::merge(&($(&self.$at),+), &mut into.1, &other.1);
+            }
+
+            #[inline(always)]
+            fn remove(&self, from: &mut Self::Acc, other: &Self::Acc) -> bool {
+                self.0.remove(&mut from.0, &other.0)
+                    & Aggregate::<T>::remove(&($(&self.$at),+), &mut from.1, &other.1)
             }
 
             fn finish(&self, acc: &Self::Acc) -> Self::Out {
@@ -399,6 +446,25 @@ mod tests {
         let mut left = fold(&[3, -5]);
         Aggregate::<i64>::merge(&all, &mut left, &fold(&[10]));
         assert_eq!(Aggregate::<i64>::finish(&all, &left), (3, 8, 10, 8.0 / 3.0));
+    }
+
+    #[test]
+    fn what_was_merged_in_is_taken_out_where_that_is_exact() {
+        let exact = (Count, Sum::of(|n: &i64| *n), Sum::of(|n: &i64| *n as u32));
+        let fold = |n: i64| {
+            let mut acc = Aggregate::<i64>::init(&exact);
+            Aggregate::<i64>::add(&exact, &mut acc, exact.lift(&n));
+            acc
+        };
+        let mut acc = fold(i64::MAX);
+        Aggregate::<i64>::merge(&exact, &mut acc, &fold(7));
+        assert!(Aggregate::<i64>::remove(&exact, &mut acc, &fold(i64::MAX)));
+        assert_eq!(acc, fold(7));
+        assert!(!Aggregate::<f64>::remove(&Sum::of(|n: &f64| *n), &mut 1.0, &1.0));
+        assert!(!Aggregate::<i64>::remove(&Max::of(|n: &i64| *n), &mut 1, &1));
+        let mixed = (Count, Max::of(|n: &i64| *n));
+        let nothing = Aggregate::<i64>::init(&mixed);
+        assert!(!Aggregate::<i64>::remove(&mixed, &mut nothing.clone(), &nothing));
     }
 
     #[test]

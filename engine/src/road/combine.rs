@@ -292,10 +292,14 @@ where
         cx.enter(self.node);
         let count = rows.len();
         if self.aside_rows > 0 {
+            // A watermark that is held back goes behind these rows too: no row follows one in the same breath, which may
+            // have set off a firing.
+            let watermark = self.watermark.take();
             self.flush(cx)?;
             self.aside_rows = self.aside_rows.saturating_sub(count as u64);
             let singles = Singles { rows, key: &self.key, aggregate: &self.aggregate, from: 0, to: count };
-            return self.out.accept(&singles, cx);
+            self.out.accept(&singles, cx)?;
+            return watermark.map_or(Ok(()), |watermark| self.out.signal(Signal::Watermark(watermark), cx));
         }
         let pane = match rows.times() {
             Some(times) => self.panes.of_times(times),

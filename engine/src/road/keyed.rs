@@ -89,6 +89,8 @@ pub(crate) trait KeyedOut<K, V>: 'static {
 /// What a window folds into its accumulator: an event's input, or a partial result of another shard.
 pub(crate) trait Folding<T: ?Sized, A: Aggregate<T>>: 'static {
     type Value: Fixed;
+    /// A contribution is one event, at its own time; otherwise it is at the start of its pane.
+    const IS_EVENT: bool;
     fn fold(aggregate: &A, acc: &mut A::Acc, value: Self::Value);
 }
 
@@ -97,6 +99,7 @@ pub(crate) struct Raw;
 
 impl<T: ?Sized, A: Aggregate<T>> Folding<T, A> for Raw {
     type Value = A::Input;
+    const IS_EVENT: bool = true;
 
     #[inline(always)]
     fn fold(aggregate: &A, acc: &mut A::Acc, value: A::Input) {
@@ -109,6 +112,7 @@ pub(crate) struct Combined;
 
 impl<T: ?Sized, A: Aggregate<T>> Folding<T, A> for Combined {
     type Value = A::Acc;
+    const IS_EVENT: bool = false;
 
     #[inline(always)]
     fn fold(aggregate: &A, acc: &mut A::Acc, value: A::Acc) {

@@ -14,6 +14,7 @@ mod edge;
 mod process;
 mod record;
 mod running;
+mod sliding;
 mod source;
 mod windows;
 
