@@ -64,12 +64,12 @@ pub use millstream_state::{
 };
 pub use road::aggregate::{Aggregate, Avg, Count, Max, Min, Number, Sum};
 pub use road::chain::Chain;
-pub use road::event_time::Watermarks;
 pub use road::fallible::{DeadLetter, OnError};
 pub use road::lookup::LookupTable;
 pub use road::running::Updated;
 pub use road::sink::{Guarantee, Sink, SinkError, SinkWriter};
 pub use road::source::{Items, Polled, Source, SourceError, Split};
+pub use road::watermarks::{WatermarkGenerator, WatermarkStrategy, Watermarks};
 pub use road::window::{Tumbling, Window, Windowed};
 pub use run::fault::JobError;
 pub use run::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport, RestoreReport};

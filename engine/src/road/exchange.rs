@@ -207,7 +207,7 @@ impl Outlet {
     /// buffer to say it in.
     fn collect(&mut self, watermark: Timestamp, idle: bool) -> Option<Buffer> {
         let held = self.open.as_ref().is_some_and(|buffer| !buffer.is_empty());
-        let marks = watermark > self.sent_watermark || (idle && !self.sent_idle);
+        let marks = watermark > self.sent_watermark || idle != self.sent_idle;
         if !held && self.stage.is_empty() && self.spill.is_empty() && !marks {
             return None;
         }
@@ -225,7 +225,8 @@ impl Outlet {
                 continue;
             }
             self.stage.flush_all(&mut buffer);
-            if watermark > self.sent_watermark {
+            // Who was idle and is not any more says so by a watermark, if need be the last one again.
+            if watermark > self.sent_watermark || (self.sent_idle && !idle) {
                 buffer.header_mut().put(Control::Watermark(watermark.0));
                 self.sent_watermark = watermark;
                 self.sent_idle = false;
@@ -302,6 +303,7 @@ impl<K: Key, V: Fixed> KeyedOut<K, V> for ToShards<K, V> {
             Signal::Flush => self.flush(),
             // It need not find a buffer at hand, so it waits for a flush like a watermark.
             Signal::Idle => self.idle = true,
+            Signal::Active => self.idle = false,
             Signal::Barrier(barrier) => {
                 let marks = [Control::Barrier(barrier.epoch.0), Control::End];
                 let marks = if barrier.last { &marks[..] } else { &marks[..1] };

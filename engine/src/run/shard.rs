@@ -172,6 +172,8 @@ struct Shard {
     clock: Clock,
     /// What the job's closures read.
     batch_clock: BatchClock,
+    /// When a stage wants to be flushed again at the latest, wall time in ms.
+    flush_at_ms: Option<i64>,
     current: Cell<NodeId>,
     epoch: Option<OpenEpoch>,
     /// The epoch whose verdict is awaited.
@@ -240,6 +242,7 @@ impl Shard {
             plan: start.plan,
             tasks: graph.tasks,
             batch_clock: graph.clock,
+            flush_at_ms: None,
             doorbell: start.doorbell,
             orders: start.orders,
             news: start.news,
@@ -378,11 +381,13 @@ impl Shard {
     }
 
     fn flush(&mut self) -> Result<(), Fault> {
-        let Shard { tasks, current, epoch, clock, batch_clock, .. } = self;
+        let Shard { tasks, current, epoch, clock, batch_clock, flush_at_ms, .. } = self;
         let now_ms = clock.wall_ms();
         let flushed = panics::catch(|| {
             let mut cx = Cx::new(now_ms, current, batch_clock, epoch.as_mut());
-            tasks.iter_mut().try_for_each(|task| task.flush(&mut cx))
+            let flushed = tasks.iter_mut().try_for_each(|task| task.flush(&mut cx));
+            *flush_at_ms = cx.wake_at_ms;
+            flushed
         });
         flushed.unwrap_or_else(|panic| Err(Fault::panic(self.current.get(), panic)))
     }
@@ -509,7 +514,8 @@ impl Shard {
     /// How long nothing but a ring needs to wake the shard.
     fn sleep_at_most(&self) -> Option<Duration> {
         let now_ms = self.clock.wall_ms();
-        let wake_at = self.tasks.iter().filter_map(|task| task.wake_at_ms(now_ms)).min()?;
+        let of_tasks = self.tasks.iter().filter_map(|task| task.wake_at_ms(now_ms));
+        let wake_at = of_tasks.chain(self.flush_at_ms).min()?;
         Some(Duration::from_millis(u64::try_from(wake_at.saturating_sub(now_ms)).unwrap_or(0)))
     }
 

@@ -83,6 +83,8 @@ pub struct Cx<'a> {
     pub(crate) origin: Option<Origin>,
     pub(crate) now_ms: i64,
     pub(crate) skipped_rows: u64,
+    /// When a stage wants to be flushed again at the latest, wall time in ms.
+    pub(crate) wake_at_ms: Option<i64>,
     current: &'a Cell<NodeId>,
     clock: &'a BatchClock,
     epoch: Option<&'a mut OpenEpoch>,
@@ -101,7 +103,7 @@ impl<'a> Cx<'a> {
         clock: &'a BatchClock,
         epoch: Option<&'a mut OpenEpoch>,
     ) -> Cx<'a> {
-        Cx { split: 0, origin: None, now_ms, skipped_rows: 0, current, clock, epoch }
+        Cx { split: 0, origin: None, now_ms, skipped_rows: 0, wake_at_ms: None, current, clock, epoch }
     }
 
     /// Notes whose code runs, once per batch, so that a panic can be laid at the right door, and that its moment is
@@ -110,6 +112,11 @@ impl<'a> Cx<'a> {
     pub(crate) fn enter(&mut self, node: NodeId) {
         self.current.set(node);
         self.clock.forget();
+    }
+
+    /// Asks, in answer to a flush, for another one by this wall time at the latest, though nothing else may happen.
+    pub(crate) fn wake_by(&mut self, at_ms: i64) {
+        self.wake_at_ms = Some(self.wake_at_ms.map_or(at_ms, |earlier| earlier.min(at_ms)));
     }
 
     fn epoch(&mut self) -> &mut OpenEpoch {
