@@ -62,7 +62,9 @@ pub use millstream_macros::{KeyedState, event};
 pub use millstream_state::{
     Both, Epoch, Fixed, JobSchemas, Key, Patience, SavepointReport, SnapshotSize, StoreConfig, Text, schema,
 };
-pub use road::aggregate::{Aggregate, Avg, Count, Max, Min, Number, Sum};
+pub use road::aggregate::{
+    Aggregate, Avg, Count, Distinct, First, Last, Max, Min, Number, Quantiles, Reduced, Sketch, Sum, Top,
+};
 pub use road::chain::Chain;
 pub use road::fallible::{DeadLetter, OnError};
 pub use road::lookup::LookupTable;

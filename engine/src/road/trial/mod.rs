@@ -13,6 +13,7 @@
 mod edge;
 mod record;
 mod running;
+mod sketches;
 mod source;
 mod windows;
 
