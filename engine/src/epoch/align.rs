@@ -103,6 +103,11 @@ impl WatermarkMerge {
         self.advance(was == self.current)
     }
 
+    /// `input` said that it is not idle any more.
+    pub(crate) fn active(&mut self, input: usize) -> Said {
+        self.watermark(input, Timestamp::MIN)
+    }
+
     /// `input` said that it has nothing to say for a while.
     pub(crate) fn idle(&mut self, input: usize) -> Said {
         let time = &mut self.inputs[input];
@@ -164,7 +169,7 @@ mod tests {
         let _ = align.meet(1, barrier(2));
     }
 
-    /// Plays words on so many inputs: `a5` the first says 5, `a-` it is idle. What was passed on, in words: `5`, `I` idle,
+    /// Plays words on so many inputs: `a5` the first says 5, `a-` it is idle, `a+` it is active. What was passed on, in words: `5`, `I` idle,
     /// `A` active again.
     fn play(inputs: usize, words: &str) -> String {
         let mut merge = WatermarkMerge::new(inputs);
@@ -173,6 +178,7 @@ mod tests {
             let input = usize::from(word.as_bytes()[0] - b'a');
             let news = match &word[1..] {
                 "-" => merge.idle(input),
+                "+" => merge.active(input),
                 "max" => merge.watermark(input, Timestamp::MAX),
                 watermark => merge.watermark(input, Timestamp(watermark.parse().unwrap())),
             };
@@ -216,6 +222,7 @@ mod tests {
         assert_eq!(play(2, "a10 b5 b- b7 a12 b12 a14 b13"), "5 10 12 13", "it has caught up");
         assert_eq!(play(2, "a10 b5 b- b7 a-"), "5 10", "still spoken to by one, if one that is behind");
         assert_eq!(play(2, "a10 b5 b- b7 a- b-"), "5 10 I");
+        assert_eq!(play(2, "a10 b5 b- a- b+ a+ a11"), "5 10 I A 11", "without a word of when");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::road::keyed::{ByValue, InRow};
 use crate::road::lookup::{Lookup, LookupTable};
 use crate::road::rows::Rows;
 use crate::road::sink::{Sink, SinkStage};
+use crate::road::union::Union;
 use crate::road::watermarks::WatermarkStrategy;
 use crate::run::fault::Fault;
 use crate::run::task::{Cx, Progress, StateVisitor};
@@ -182,6 +183,37 @@ impl<C: Chain> Stream<C> {
     /// ```
     pub fn ingestion_time(self) -> Stream<IngestionTime<C>> {
         self.then("event_time", "ingestion", |upstream, node| IngestionTime { upstream, node })
+    }
+
+    /// The rows of both streams, as they come. Time is the least of the two; one that is idle or has ended is not waited for.
+    ///
+    /// Give both their event time before, or the union after: a split keeps a watermark of its own either way.
+    ///
+    /// ```
+    /// # use millstream::{Items, Job};
+    /// # use millstream_connectors::memory::MemorySink;
+    /// # let sink = MemorySink::new();
+    /// # let both = sink.clone();
+    /// Job::new("both", move |flow| {
+    ///     let old = flow.source(Items::of(vec![1, 2, 3]));
+    ///     let new = flow.source(Items::of(vec![10, 20])).map(|tens| tens / 10);
+    ///     old.union(new).sink(sink.clone());
+    /// })
+    /// .run()?;
+    /// # let mut both = both.rows();
+    /// # both.sort();
+    /// assert_eq!(both, [1, 1, 2, 2, 3]);
+    /// # Ok::<(), millstream::JobError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// When the other stream is of another job's flow.
+    pub fn union<D: Chain<Out = C::Out>>(self, other: Stream<D>) -> Stream<Union<C, D>> {
+        assert!(self.flow.is(&other.flow), "a union is of two streams of one flow");
+        let detail = format!("and {}", self.flow.graph().plan.uid(other.node));
+        let united = self.then("union", &detail, |one, _| Union { one, other: other.chain });
+        united.flow.change(united.node, |node| node.also = Some(other.node));
+        united
     }
 
     /// Brings rows with equal keys to the shard that owns the key.

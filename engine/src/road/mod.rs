@@ -7,6 +7,7 @@ pub mod rows;
 pub mod dense;
 pub mod chain;
 pub mod fallible;
+pub mod union;
 pub mod watermarks;
 pub mod event_time;
 pub mod ingestion;
