@@ -76,6 +76,7 @@ pub use road::window::{Tumbling, Window, Windowed};
 pub use run::fault::JobError;
 pub use run::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport, RestoreReport};
 pub use run::metrics::{ShardCounters, ShardReport};
+pub use run::time_report::{OperatorTime, SplitReport, SplitStands, WatermarkReport};
 pub use time::{BatchClock, Clock, Timestamp};
 
 /// The archiver, for those who derive by hand; [`event`] does it for everybody else.

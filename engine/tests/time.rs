@@ -253,7 +253,47 @@ fn a_silent_split_does_not_stop_time_and_is_heard_when_it_speaks_again() {
         // The last rows come only after a silence, and nothing after them.
         assert!(emitted.recv_timeout(Duration::from_secs(2)).is_err(), "{shards} shards");
         assert_eq!(running.events_in(), 6);
+        // Both are silent again by now.
+        let report = running.explain_watermark();
+        assert_eq!(report.held_back_by(), None, "{report}");
+        assert!(report.to_string().contains("    feed-1: 26 ms, idle\n"), "{report}");
         running.stop();
         assert_eq!(running.wait().unwrap().measured.late, 0, "{shards} shards");
+    }
+}
+
+/// One split has brought rows, the other nothing, and is not idle yet: it is the one that is named.
+#[test]
+fn the_split_that_holds_time_back_is_named() {
+    for shards in [1, 2] {
+        let (sender, seen_rows) = seen();
+        let feed = Feed { splits: vec![vec![rows(&[40, 60])], vec![]], is_open: true };
+        let job = Job::new("held", move |flow: &Flow| {
+            let sender = sender.clone();
+            flow.source(feed.clone())
+                .event_time(|(_, at)| Timestamp(*at), Watermarks::monotonic())
+                .named("stamps")
+                .inspect(move |row, _| sender.lock().unwrap().send(row.0).unwrap())
+                .key_by(|(key, _)| *key)
+                .window(Tumbling::of(TEN_MS))
+                .aggregate(Count)
+                .sink(NullSink::new());
+        });
+        let running = job.shards(shards).start().unwrap();
+        for _ in 0..2 {
+            seen_rows.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        let report = running.explain_watermark();
+        let (operator, split) = report.held_back_by().unwrap();
+        assert_eq!((&*operator.operator, operator.shard), ("stamps", shards - 1));
+        assert_eq!((&*split.split, split.watermark), ("feed-1", Timestamp::MIN));
+        let told = report.to_string();
+        let sentence = format!(
+            "time is held back by split \"feed-1\" at operator \"stamps\" on shard {}, which has brought nothing yet\n",
+            shards - 1
+        );
+        assert!(told.starts_with(&sentence) && told.contains("    feed-0: 59 ms\n"), "{told}");
+        running.stop();
+        running.wait().unwrap();
     }
 }

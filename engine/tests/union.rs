@@ -1,5 +1,4 @@
 //! Two streams into one: time, barriers, restarts.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

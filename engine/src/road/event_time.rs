@@ -3,12 +3,15 @@
 //! Watermarks are kept per split, so that a source that reads several partitions in turn is held back by the slowest
 //! of them, and the stage hands on their minimum. A watermark never goes back.
 
-use super::chain::{Chain, Signal, SplitStanding, Stage, delegate_to_next};
+use std::rc::Rc;
+
+use super::chain::{Chain, Signal, SplitStanding, Stage};
 use super::rows::{Rows, Timed};
 use super::watermarks::WatermarkStrategy;
 use crate::job::graph::{Graph, NodeId};
 use crate::run::fault::Fault;
-use crate::run::task::Cx;
+use crate::run::task::{Cx, Progress, StateVisitor};
+use crate::run::time_report::{SplitReport, SplitStands};
 use crate::time::Timestamp;
 
 /// How often time may go on without rows, in milliseconds.
@@ -21,17 +24,11 @@ pub(crate) struct SplitClock {
     current: Timestamp,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct SplitTime {
+    name: Option<Rc<str>>,
     watermark: Timestamp,
-    stands: Stands,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stands {
-    Active,
-    Idle,
-    Ended,
+    stands: SplitStands,
 }
 
 impl SplitClock {
@@ -41,7 +38,9 @@ impl SplitClock {
 
     fn split(&mut self, split: usize) -> &mut SplitTime {
         if self.splits.len() <= split {
-            self.splits.resize(split + 1, SplitTime { watermark: Timestamp::MIN, stands: Stands::Active });
+            // Behind a union some numbers are nobody's; whoever comes is announced as active.
+            let nobody = SplitTime { name: None, watermark: Timestamp::MIN, stands: SplitStands::Ended };
+            self.splits.resize(split + 1, nobody);
         }
         &mut self.splits[split]
     }
@@ -56,22 +55,38 @@ impl SplitClock {
     /// The split's standing changed; the new watermark, if it moved.
     pub(crate) fn stands(&mut self, standing: SplitStanding) -> Option<Timestamp> {
         match standing {
-            SplitStanding::Active(split) => self.split(split).stands = Stands::Active,
-            SplitStanding::Idle(split) => self.split(split).stands = Stands::Idle,
-            SplitStanding::Ended(split) => self.split(split).stands = Stands::Ended,
+            SplitStanding::Active(split) => self.split(split).stands = SplitStands::Active,
+            SplitStanding::Idle(split) => self.split(split).stands = SplitStands::Idle,
+            SplitStanding::Ended(split) => self.split(split).stands = SplitStands::Ended,
         }
         self.advance()
     }
 
+    /// Notes a split's name, if it has none yet.
+    fn call(&mut self, split: usize, name: &Rc<str>) {
+        self.split(split).name.get_or_insert_with(|| name.clone());
+    }
+
+    fn report(&self) -> Vec<SplitReport> {
+        // Of a union, numbers of splits are left free between the others.
+        let named = self.splits.iter().filter_map(|split| Some((split.name.as_ref()?, split)));
+        let report = |(name, split): (&Rc<str>, &SplitTime)| SplitReport {
+            split: name.to_string(),
+            watermark: split.watermark,
+            standing: split.stands,
+        };
+        named.map(report).collect()
+    }
+
     /// The splits that time is waited for from.
     fn active(&self) -> impl Iterator<Item = usize> {
-        (0..self.splits.len()).filter(|split| self.splits[*split].stands == Stands::Active)
+        (0..self.splits.len()).filter(|split| self.splits[*split].stands == SplitStands::Active)
     }
 
     fn advance(&mut self) -> Option<Timestamp> {
         let of = |stands| self.splits.iter().filter(move |split| split.stands == stands).map(|split| split.watermark);
         // Where none is active, time stands where the fastest of the idle ones left it.
-        let watermark = of(Stands::Active).min().or_else(|| of(Stands::Idle).max())?;
+        let watermark = of(SplitStands::Active).min().or_else(|| of(SplitStands::Idle).max())?;
         (watermark > self.current).then(|| {
             self.current = watermark;
             watermark
@@ -159,6 +174,9 @@ where
     fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
         match signal {
             Signal::Split(standing) => {
+                if let (SplitStanding::Active(split), Some(origin)) = (standing, &cx.origin) {
+                    self.clock.call(split, &origin.split);
+                }
                 return match self.clock.stands(standing) {
                     Some(watermark) => self.next.signal(Signal::Watermark(watermark), cx),
                     None => Ok(()),
@@ -172,7 +190,18 @@ where
         self.next.signal(signal, cx)
     }
 
-    delegate_to_next!();
+    fn ready(&mut self) -> bool {
+        self.next.ready()
+    }
+
+    fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        self.next.resume(cx)
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        visitor.time(self.node, self.clock.current, &|| self.clock.report());
+        self.next.states(visitor);
+    }
 }
 
 #[cfg(test)]
@@ -221,6 +250,7 @@ mod tests {
         assert_eq!(play(""), None, "no split says nothing, least of all the end of time");
         assert_eq!(play("a+ b+ a156765 a. b156775"), Some(156_775));
         assert_eq!(play("a+ a2 a. b+ b1"), Some(2));
+        assert_eq!(play("b+ e+ b5 e7"), Some(5), "those in between are nobody's");
         assert_eq!(play("a+ a1 a."), Some(1), "the last watermark stays");
         assert_eq!(play("a+ b+ a2 b5 a- a+ a3"), Some(5));
     }

@@ -189,7 +189,9 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
     /// The first words on the road: which splits time waits for.
     fn announce(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
         self.announced = true;
-        for index in 0..self.splits.len() {
+        for (index, split) in self.splits.iter().enumerate() {
+            // By this the stage that keeps their time knows their names.
+            cx.origin = Some(Origin { split: split.name.clone(), first: split.reader.position() });
             self.next.signal(Signal::Split(SplitStanding::Active(index)), cx)?;
         }
         Ok(())

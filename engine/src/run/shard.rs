@@ -25,13 +25,14 @@ use super::metrics::{ShardCounters, ShardReport};
 use super::panics;
 use super::residence::{Look, Residence};
 use super::task::{Cx, Progress, SinkEnd, StateVisitor, Task};
+use super::time_report::{OperatorTime, SplitReport};
 use crate::epoch::Barrier;
 use crate::epoch::snapshot::{Closed, OpenEpoch, Verdict};
 use crate::job::config::Config;
 use crate::job::flow::{Factory, Flow};
 use crate::job::graph::{EdgeEnds, Graph, NodeId, Plan, Site};
 use crate::road::sink::{Committable, SinkError};
-use crate::time::{BatchClock, Clock, Nanos};
+use crate::time::{BatchClock, Clock, Nanos, Timestamp};
 
 /// Time between two reactor passes while I/O is under way, and while only timers may be.
 const PASS_BUSY: Duration = Duration::from_millis(1);
@@ -57,6 +58,8 @@ pub(crate) enum Order {
     Inject(Barrier),
     Complete(Epoch),
     Abort(Epoch),
+    /// Says how far time has come.
+    Explain(Sender<Vec<OperatorTime>>),
     Halt,
 }
 
@@ -359,6 +362,12 @@ impl Shard {
                 }
                 Order::Complete(epoch) => self.complete(epoch),
                 Order::Abort(epoch) => self.abort(epoch),
+                Order::Explain(answer) => {
+                    let mut explain = ExplainVisitor { shard: self.shard, plan: &self.plan, operators: Vec::new() };
+                    self.tasks.iter_mut().for_each(|task| task.states(&mut explain));
+                    // Who asked may have gone meanwhile.
+                    drop(answer.send(explain.operators));
+                }
                 Order::Halt => self.halted = true,
             }
         }
@@ -527,6 +536,20 @@ impl Shard {
         self.report.late = at_end.late;
         self.report.state_bytes = at_end.state_bytes;
         self.report
+    }
+}
+
+/// Gathers how far time has come.
+struct ExplainVisitor<'a> {
+    shard: u32,
+    plan: &'a Plan,
+    operators: Vec<OperatorTime>,
+}
+
+impl StateVisitor for ExplainVisitor<'_> {
+    fn time(&mut self, node: NodeId, watermark: Timestamp, splits: &dyn Fn() -> Vec<SplitReport>) {
+        let (operator, shard) = (self.plan.uid(node), self.shard);
+        self.operators.push(OperatorTime { operator, shard, watermark, splits: splits() });
     }
 }
 

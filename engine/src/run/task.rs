@@ -5,11 +5,12 @@ use std::cell::Cell;
 use millstream_state::{Epoch, PageStore};
 
 use super::fault::Fault;
+use super::time_report::SplitReport;
 use crate::epoch::Barrier;
 use crate::epoch::snapshot::OpenEpoch;
 use crate::job::graph::NodeId;
 use crate::road::sink::{Committable, SinkFuture};
-use crate::time::BatchClock;
+use crate::time::{BatchClock, Timestamp};
 
 /// Whether a step got anywhere; the loop above decides when to sleep.
 #[must_use]
@@ -161,6 +162,8 @@ pub trait StateVisitor {
     fn keyed(&mut self, _node: NodeId, _store: &mut PageStore) {}
     /// A sink's end.
     fn sink(&mut self, _node: NodeId, _sink: &mut dyn SinkEnd) {}
+    /// How far time has come where rows are given theirs, and in which splits.
+    fn time(&mut self, _node: NodeId, _watermark: Timestamp, _splits: &dyn Fn() -> Vec<SplitReport>) {}
     /// Rows that came too late for their window.
     fn late(&mut self, _rows: u64) {}
 }
