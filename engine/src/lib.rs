@@ -63,9 +63,10 @@ pub use millstream_macros::{KeyedState, event};
 pub use millstream_state::{
     Both, Epoch, Fixed, JobSchemas, Key, Patience, SavepointReport, SnapshotSize, StoreConfig, Text, schema,
 };
-pub use road::aggregate::{Aggregate, Avg, Count, Max, Min, Number, Sum};
+pub use road::aggregate::{
+    Aggregate, Avg, Count, Distinct, First, Last, Max, Min, Number, Quantiles, Reduced, Sketch, Sum, Top,
+};
 pub use road::chain::Chain;
-pub use road::event_time::Watermarks;
 pub use road::fallible::{DeadLetter, OnError};
 pub use road::lookup::LookupTable;
 pub use road::process::{BoxError, Process, ProcessContext};
@@ -74,10 +75,12 @@ pub use road::side::SideOutput;
 pub use road::sink::{Guarantee, Sink, SinkError, SinkWriter};
 pub use road::source::{Items, Polled, Source, SourceError, Split};
 pub use road::timers::{Timer, Timers, WallTime};
+pub use road::watermarks::{WatermarkGenerator, WatermarkStrategy, Watermarks};
 pub use road::window::{Late, Sliding, SlidingSize, Tumbling, Window, WindowError, Windowed};
 pub use run::fault::JobError;
 pub use run::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport, RestoreReport};
 pub use run::metrics::{ShardCounters, ShardReport};
+pub use run::time_report::{OperatorTime, SplitReport, SplitStands, WatermarkReport};
 pub use time::{BatchClock, Clock, Timestamp};
 
 /// The archiver, for those who derive by hand; [`event`] does it for everybody else.

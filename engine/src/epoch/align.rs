@@ -1,6 +1,7 @@
 //! What a task with several inputs does with their barriers and watermarks. No I/O: marks in, verdicts out.
 
 use super::Barrier;
+use crate::road::chain::Signal;
 use crate::time::Timestamp;
 
 /// Aligned barriers: an input that has met the barrier is held back until every input has.
@@ -39,68 +40,104 @@ impl Aligner {
     }
 }
 
-/// What merged inputs say of time, when it changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Merged {
-    Watermark(Timestamp),
-    Idle,
+/// What merged inputs say of time, as far as it changed; to be passed on in the order of the fields.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Said {
+    /// A watermark is to be expected again.
+    pub(crate) active: bool,
+    pub(crate) watermark: Option<Timestamp>,
+    /// None is to be expected for a while.
+    pub(crate) idle: bool,
 }
 
-/// The minimum of the watermarks of all inputs that are not idle.
+impl Said {
+    pub(crate) fn signals(self) -> impl Iterator<Item = Signal> {
+        let active = self.active.then_some(Signal::Active);
+        let idle = self.idle.then_some(Signal::Idle);
+        active.into_iter().chain(self.watermark.map(Signal::Watermark)).chain(idle)
+    }
+}
+
+/// The minimum of the watermarks of all inputs that are waited for.
 #[derive(Debug)]
 pub(crate) struct WatermarkMerge {
     inputs: Vec<InputTime>,
     current: Timestamp,
-    idle: bool,
+    is_idle: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct InputTime {
     watermark: Timestamp,
-    idle: bool,
+    stands: Stands,
+}
+
+/// What an input has to do with time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stands {
+    /// It is waited for.
+    Abreast,
+    /// It was idle while time went on, and is not waited for until it has caught up.
+    Behind,
+    Idle,
+    /// Nothing more will come of it.
+    Ended,
 }
 
 impl WatermarkMerge {
     pub(crate) fn new(inputs: usize) -> WatermarkMerge {
-        let input = InputTime { watermark: Timestamp::MIN, idle: false };
-        WatermarkMerge { inputs: vec![input; inputs], current: Timestamp::MIN, idle: false }
+        let input = InputTime { watermark: Timestamp::MIN, stands: Stands::Abreast };
+        WatermarkMerge { inputs: vec![input; inputs], current: Timestamp::MIN, is_idle: false }
     }
 
     /// `input` said that time has come to `watermark`; saying so ends its idleness.
-    pub(crate) fn watermark(&mut self, input: usize, watermark: Timestamp) -> Option<Merged> {
+    pub(crate) fn watermark(&mut self, input: usize, watermark: Timestamp) -> Said {
         let time = &mut self.inputs[input];
-        time.watermark = time.watermark.max(watermark);
-        time.idle = false;
-        self.advance()
+        let was = time.watermark;
+        time.watermark = was.max(watermark);
+        time.stands = match time.watermark {
+            Timestamp::MAX => Stands::Ended,
+            at if at >= self.current => Stands::Abreast,
+            _ => Stands::Behind,
+        };
+        self.advance(was == self.current)
+    }
+
+    /// `input` said that it is not idle any more.
+    pub(crate) fn active(&mut self, input: usize) -> Said {
+        self.watermark(input, Timestamp::MIN)
     }
 
     /// `input` said that it has nothing to say for a while.
-    pub(crate) fn idle(&mut self, input: usize) -> Option<Merged> {
-        self.inputs[input].idle = true;
-        self.advance()
+    pub(crate) fn idle(&mut self, input: usize) -> Said {
+        let time = &mut self.inputs[input];
+        if time.stands == Stands::Ended {
+            return Said::default();
+        }
+        time.stands = Stands::Idle;
+        let held_back = time.watermark == self.current;
+        self.advance(held_back)
     }
 
-    fn advance(&mut self) -> Option<Merged> {
-        match self.inputs.iter().filter(|input| !input.idle).map(|input| input.watermark).min() {
-            None if self.idle => None,
-            None => {
-                self.idle = true;
-                // All are idle: time stands where the fastest of them left it.
-                let fastest = self.inputs.iter().map(|input| input.watermark).max()?;
-                if fastest > self.current {
-                    self.current = fastest;
-                    return Some(Merged::Watermark(fastest));
-                }
-                Some(Merged::Idle)
-            }
-            Some(slowest) => {
-                self.idle = false;
-                (slowest > self.current).then(|| {
-                    self.current = slowest;
-                    Merged::Watermark(slowest)
-                })
-            }
-        }
+    /// What is new, after an input that `held_back` the others, or did not, has spoken.
+    fn advance(&mut self, held_back: bool) -> Said {
+        let of = |stands| self.inputs.iter().filter(move |input| input.stands == stands).map(|input| input.watermark);
+        let is_over = self.inputs.iter().all(|input| input.stands == Stands::Ended);
+        let is_active = of(Stands::Abreast).chain(of(Stands::Behind)).next().is_some();
+        let watermark = if is_over {
+            Some(Timestamp::MAX)
+        } else if is_active {
+            of(Stands::Abreast).min()
+        } else if held_back {
+            // None is waited for any more: time stands where the fastest of them left it.
+            of(Stands::Idle).max()
+        } else {
+            None
+        };
+        let watermark = watermark.filter(|watermark| *watermark > self.current);
+        self.current = watermark.unwrap_or(self.current);
+        let was_idle = std::mem::replace(&mut self.is_idle, !is_active && !is_over);
+        Said { active: was_idle && is_active, watermark, idle: self.is_idle && !was_idle }
     }
 }
 
@@ -132,16 +169,67 @@ mod tests {
         let _ = align.meet(1, barrier(2));
     }
 
+    /// Plays words on so many inputs: `a5` the first says 5, `a-` it is idle, `a+` it is active. What was passed on, in words: `5`, `I` idle,
+    /// `A` active again.
+    fn play(inputs: usize, words: &str) -> String {
+        let mut merge = WatermarkMerge::new(inputs);
+        let mut said = Vec::new();
+        for word in words.split_whitespace() {
+            let input = usize::from(word.as_bytes()[0] - b'a');
+            let news = match &word[1..] {
+                "-" => merge.idle(input),
+                "+" => merge.active(input),
+                "max" => merge.watermark(input, Timestamp::MAX),
+                watermark => merge.watermark(input, Timestamp(watermark.parse().unwrap())),
+            };
+            said.extend(news.signals().map(|signal| match signal {
+                Signal::Watermark(Timestamp::MAX) => "max".to_owned(),
+                Signal::Watermark(watermark) => watermark.0.to_string(),
+                Signal::Idle => "I".to_owned(),
+                Signal::Active => "A".to_owned(),
+                other => panic!("{other:?} says nothing of time"),
+            }));
+        }
+        said.join(" ")
+    }
+
     #[test]
-    fn the_slowest_input_holds_time_back_unless_idle() {
-        let mut merge = WatermarkMerge::new(2);
-        assert_eq!(merge.watermark(0, Timestamp(10)), None);
-        assert_eq!(merge.watermark(1, Timestamp(5)), Some(Merged::Watermark(Timestamp(5))));
-        assert_eq!(merge.idle(1), Some(Merged::Watermark(Timestamp(10))));
-        assert_eq!(merge.watermark(1, Timestamp(7)), None, "a watermark never goes back");
-        assert_eq!(merge.idle(1), None);
-        assert_eq!(merge.idle(0), Some(Merged::Idle));
-        assert_eq!(merge.idle(0), None, "said once");
-        assert_eq!(merge.watermark(0, Timestamp(20)), Some(Merged::Watermark(Timestamp(20))));
+    fn the_slowest_input_holds_time_back() {
+        assert_eq!(play(3, "a0 b0 c0"), "0", "all must have spoken");
+        assert_eq!(play(3, "a0 b0 c0 a12 c8 c10 b15 c17 a20"), "0 10 12 15");
+        assert_eq!(play(2, "a10 b5 b3 b5"), "5", "a watermark never goes back, and is said once");
+        assert_eq!(play(1, "a3 a4"), "3 4");
+    }
+
+    #[test]
+    fn an_idle_input_is_not_waited_for() {
+        assert_eq!(play(3, "a15 b10 c- b18 a20"), "10 15 18");
+        assert_eq!(play(2, "a10 b5 b-"), "5 10");
+        assert_eq!(play(1, "a-"), "I");
+        assert_eq!(play(1, "a5 a- a- a6"), "5 I A 6", "said once");
+    }
+
+    #[test]
+    fn where_all_are_idle_time_stands_where_the_fastest_left_it() {
+        assert_eq!(play(3, "a3 b8 c5 a- c- b-"), "3 5 8 I");
+        assert_eq!(play(3, "a3 b8 c5 b- c- a-"), "3 8 I", "in whatever order they fell silent");
+        assert_eq!(play(2, "a3 b8 a- b- b8"), "3 8 I A", "the same watermark again says that it is back");
+    }
+
+    #[test]
+    fn an_input_that_comes_back_is_waited_for_once_it_has_caught_up() {
+        assert_eq!(play(2, "a10 b5 b- b7 a12 a14"), "5 10 12 14", "it is behind");
+        assert_eq!(play(2, "a10 b5 b- b7 a12 b12 a14 b13"), "5 10 12 13", "it has caught up");
+        assert_eq!(play(2, "a10 b5 b- b7 a-"), "5 10", "still spoken to by one, if one that is behind");
+        assert_eq!(play(2, "a10 b5 b- b7 a- b-"), "5 10 I");
+        assert_eq!(play(2, "a10 b5 b- a- b+ a+ a11"), "5 10 I A 11", "without a word of when");
+    }
+
+    #[test]
+    fn an_input_that_has_ended_is_gone() {
+        assert_eq!(play(2, "amax b5 bmax"), "5 max");
+        assert_eq!(play(2, "a5 b- amax"), "5 I", "the idle one may still speak, so it is not the end of time");
+        assert_eq!(play(2, "a5 b3 b- amax b4 b7 bmax"), "3 5 I A 7 max");
+        assert_eq!(play(2, "amax a- bmax"), "max");
     }
 }

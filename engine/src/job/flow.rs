@@ -221,6 +221,11 @@ impl Flow {
         self.graph.borrow_mut().plan.add(kind, detail, input)
     }
 
+    /// Whether both are of one job, on one shard.
+    pub(crate) fn is(&self, other: &Flow) -> bool {
+        Rc::ptr_eq(&self.graph, &other.graph)
+    }
+
     /// The number of a new edge.
     pub(crate) fn edge(&self) -> u32 {
         let edges = &mut self.graph().plan.edges;

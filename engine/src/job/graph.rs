@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) detail: String,
     pub(crate) name: Option<String>,
     pub(crate) input: Option<NodeId>,
+    /// A second one, where two streams meet.
+    pub(crate) also: Option<NodeId>,
     /// The states it declares, in words; for people alone.
     pub(crate) notes: Vec<String>,
     /// A sink's promise.
@@ -50,7 +52,8 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn add(&mut self, kind: &'static str, detail: String, input: Option<NodeId>) -> NodeId {
-        self.nodes.push(Node { kind, detail, name: None, input, guarantee: None, notes: Vec::new(), states: None });
+        let (notes, guarantee, states) = (Vec::new(), None, None);
+        self.nodes.push(Node { kind, detail, name: None, input, also: None, guarantee, notes, states });
         NodeId(self.nodes.len() as u32 - 1)
     }
 
@@ -113,16 +116,13 @@ impl Plan {
         Ok(())
     }
 
+    /// Whether all rows that reach the operator have an event time.
     fn has_event_time(&self, node: NodeId) -> bool {
-        let mut at = self.nodes[node.0 as usize].input;
-        while let Some(upstream) = at {
-            let node = &self.nodes[upstream.0 as usize];
-            if matches!(node.kind, "event_time" | "window") {
-                return true;
-            }
-            at = node.input;
-        }
-        false
+        let Node { input, also, .. } = &self.nodes[node.0 as usize];
+        let gives = |upstream: &NodeId| {
+            matches!(self.nodes[upstream.0 as usize].kind, "event_time" | "window") || self.has_event_time(*upstream)
+        };
+        input.is_some() && input.iter().chain(also).all(gives)
     }
 }
 

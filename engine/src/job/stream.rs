@@ -8,12 +8,15 @@ use super::graph::{Graph, NodeId};
 use super::keyed::KeyedStream;
 use crate::road::chain::{Chain, Filter, FilterMap, FlatMap, Inspect, Map, Project, Signal, Stage};
 use crate::road::dense::{Dense, Piece};
-use crate::road::event_time::{EventTime, Watermarks};
+use crate::road::event_time::EventTime;
 use crate::road::fallible::{DeadLetter, OnError, TryMap, TryMapOr};
+use crate::road::ingestion::IngestionTime;
 use crate::road::keyed::{ByValue, InRow};
 use crate::road::lookup::{Lookup, LookupTable};
 use crate::road::rows::Rows;
 use crate::road::sink::{Sink, SinkStage};
+use crate::road::union::Union;
+use crate::road::watermarks::WatermarkStrategy;
 use crate::run::fault::Fault;
 use crate::run::task::{Cx, Progress, StateVisitor};
 use crate::time::Timestamp;
@@ -155,13 +158,62 @@ impl<C: Chain> Stream<C> {
         self.then("lookup", type_name::<U>(), |upstream, node| Lookup { upstream, table, key, join, node })
     }
 
-    /// Reads event time off the rows, and says how the watermark follows it.
-    pub fn event_time<F: Fn(&C::Out) -> Timestamp + 'static>(
-        self,
-        time: F,
-        watermarks: Watermarks,
-    ) -> Stream<EventTime<C, F>> {
+    /// Reads event time off the rows, and says how the watermark follows it: one of
+    /// [`Watermarks`](crate::Watermarks)' ways, or a [`WatermarkGenerator`](crate::WatermarkGenerator) of your own.
+    pub fn event_time<F, W>(self, time: F, watermarks: W) -> Stream<EventTime<C, F, W>>
+    where
+        F: Fn(&C::Out) -> Timestamp + 'static,
+        W: WatermarkStrategy<C::Out>,
+    {
         self.then("event_time", "", |upstream, node| EventTime { upstream, time, watermarks, node })
+    }
+
+    /// Takes the wall time at which a row is read for its event time. Time goes on by itself, also while nothing comes, so
+    /// no row is ever late.
+    ///
+    /// After a restart, rows that are read again get other times: windows of ingestion time are not the same again. Where
+    /// that matters, use times that lie in the rows, with [`event_time`](Stream::event_time).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use millstream::{Chain, Count, Stream, Tumbling, Windowed};
+    /// # fn of(clicks: Stream<impl Chain<Out = u64>>) -> Stream<impl Chain<Out = Windowed<u64, u64>>> {
+    /// clicks.ingestion_time().key_by(|page| *page).window(Tumbling::of(Duration::from_secs(1))).aggregate(Count)
+    /// # }
+    /// ```
+    pub fn ingestion_time(self) -> Stream<IngestionTime<C>> {
+        self.then("event_time", "ingestion", |upstream, node| IngestionTime { upstream, node })
+    }
+
+    /// The rows of both streams, as they come. Time is the least of the two; one that is idle or has ended is not waited for.
+    ///
+    /// Give both their event time before, or the union after: a split keeps a watermark of its own either way.
+    ///
+    /// ```
+    /// # use millstream::{Items, Job};
+    /// # use millstream_connectors::memory::MemorySink;
+    /// # let sink = MemorySink::new();
+    /// # let both = sink.clone();
+    /// Job::new("both", move |flow| {
+    ///     let old = flow.source(Items::of(vec![1, 2, 3]));
+    ///     let new = flow.source(Items::of(vec![10, 20])).map(|tens| tens / 10);
+    ///     old.union(new).sink(sink.clone());
+    /// })
+    /// .run()?;
+    /// # let mut both = both.rows();
+    /// # both.sort();
+    /// assert_eq!(both, [1, 1, 2, 2, 3]);
+    /// # Ok::<(), millstream::JobError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// When the other stream is of another job's flow.
+    pub fn union<D: Chain<Out = C::Out>>(self, other: Stream<D>) -> Stream<Union<C, D>> {
+        assert!(self.flow.is(&other.flow), "a union is of two streams of one flow");
+        let detail = format!("and {}", self.flow.graph().plan.uid(other.node));
+        let united = self.then("union", &detail, |one, _| Union { one, other: other.chain });
+        united.flow.change(united.node, |node| node.also = Some(other.node));
+        united
     }
 
     /// Brings rows with equal keys to the shard that owns the key.

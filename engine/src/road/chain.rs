@@ -15,13 +15,15 @@ use crate::run::task::{Cx, Progress, StateVisitor};
 use crate::time::Timestamp;
 
 /// What travels a chain between batches. Grammar of every edge:
-/// `((Batch | Watermark | Idle | Split | Flush)* Barrier)*`, and the last barrier says that it is the last.
+/// `((Batch | Watermark | Idle | Active | Split | Flush)* Barrier)*`, and the last barrier says that it is the last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
     /// No more events with a timestamp at or below this one.
     Watermark(Timestamp),
     /// No watermark is to be expected for a while: do not wait for this input.
     Idle,
+    /// A watermark is to be expected again, after [`Idle`](Signal::Idle).
+    Active,
     /// A split of the source changed its standing; only the event-time stage listens.
     Split(SplitStanding),
     /// The mark between two epochs: everything before it belongs to the epoch it closes.

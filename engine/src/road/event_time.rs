@@ -3,98 +3,90 @@
 //! Watermarks are kept per split, so that a source that reads several partitions in turn is held back by the slowest
 //! of them, and the stage hands on their minimum. A watermark never goes back.
 
-use std::time::Duration;
+use std::rc::Rc;
 
-use super::chain::{Chain, Signal, SplitStanding, Stage, delegate_to_next};
+use super::chain::{Chain, Signal, SplitStanding, Stage};
 use super::rows::{Rows, Timed};
+use super::watermarks::WatermarkStrategy;
 use crate::job::graph::{Graph, NodeId};
 use crate::run::fault::Fault;
-use crate::run::task::Cx;
+use crate::run::task::{Cx, Progress, StateVisitor};
+use crate::run::time_report::{SplitReport, SplitStands};
 use crate::time::Timestamp;
 
-/// How the watermark follows the timestamps seen.
-///
-/// ```
-/// use std::time::Duration;
-/// use millstream::Watermarks;
-/// let ordered = Watermarks::monotonic();
-/// let shuffled = Watermarks::bounded(Duration::from_secs(1)); // an event is at most one second late
-/// assert_ne!(ordered, shuffled);
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Watermarks {
-    disorder_ms: i64,
-    monotonic: bool,
-}
+/// How often time may go on without rows, in milliseconds.
+pub(crate) const TICK_MS: i64 = 100;
 
-impl Watermarks {
-    /// Timestamps of a split never decrease. The last row of a batch speaks for all of it, so this costs nothing per row.
-    #[must_use]
-    pub fn monotonic() -> Watermarks {
-        Watermarks { disorder_ms: 0, monotonic: true }
-    }
-
-    /// A row comes at most `disorder` after a row with a later timestamp; what comes later than that is late.
-    #[must_use]
-    pub fn bounded(disorder: Duration) -> Watermarks {
-        Watermarks { disorder_ms: i64::try_from(disorder.as_millis()).unwrap_or(i64::MAX), monotonic: false }
-    }
-
-    /// The watermark after rows whose greatest timestamp was `newest`.
-    #[must_use]
-    pub fn after(self, newest: Timestamp) -> Timestamp {
-        match newest {
-            Timestamp::MIN => Timestamp::MIN,
-            seen => seen.plus_ms(-1 - self.disorder_ms),
-        }
-    }
-}
-
-/// What the splits of one source know of time, merged. Pure: rows and standings in, the watermark out.
+/// What the splits of one source know of time, merged. Pure: watermarks and standings in, the watermark out.
 #[derive(Debug)]
 pub(crate) struct SplitClock {
-    watermarks: Watermarks,
     splits: Vec<SplitTime>,
     current: Timestamp,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct SplitTime {
-    newest: Timestamp,
-    counts: bool,
+    name: Option<Rc<str>>,
+    watermark: Timestamp,
+    stands: SplitStands,
 }
 
 impl SplitClock {
-    pub(crate) fn new(watermarks: Watermarks) -> SplitClock {
-        SplitClock { watermarks, splits: Vec::new(), current: Timestamp::MIN }
+    pub(crate) fn new() -> SplitClock {
+        SplitClock { splits: Vec::new(), current: Timestamp::MIN }
     }
 
     fn split(&mut self, split: usize) -> &mut SplitTime {
         if self.splits.len() <= split {
-            self.splits.resize(split + 1, SplitTime { newest: Timestamp::MIN, counts: true });
+            // Behind a union some numbers are nobody's; whoever comes is announced as active.
+            let nobody = SplitTime { name: None, watermark: Timestamp::MIN, stands: SplitStands::Ended };
+            self.splits.resize(split + 1, nobody);
         }
         &mut self.splits[split]
     }
 
-    /// Rows of `split` up to `newest` were seen; the new watermark, if it moved.
-    pub(crate) fn saw(&mut self, split: usize, newest: Timestamp) -> Option<Timestamp> {
+    /// `split` says that its time has come to `watermark`; the new watermark of all, if it moved.
+    pub(crate) fn says(&mut self, split: usize, watermark: Timestamp) -> Option<Timestamp> {
         let time = self.split(split);
-        time.newest = time.newest.max(newest);
+        time.watermark = time.watermark.max(watermark);
         self.advance()
     }
 
     /// The split's standing changed; the new watermark, if it moved.
     pub(crate) fn stands(&mut self, standing: SplitStanding) -> Option<Timestamp> {
         match standing {
-            SplitStanding::Active(split) => self.split(split).counts = true,
-            SplitStanding::Idle(split) | SplitStanding::Ended(split) => self.split(split).counts = false,
+            SplitStanding::Active(split) => self.split(split).stands = SplitStands::Active,
+            SplitStanding::Idle(split) => self.split(split).stands = SplitStands::Idle,
+            SplitStanding::Ended(split) => self.split(split).stands = SplitStands::Ended,
         }
         self.advance()
     }
 
+    /// Notes a split's name, if it has none yet.
+    fn call(&mut self, split: usize, name: &Rc<str>) {
+        self.split(split).name.get_or_insert_with(|| name.clone());
+    }
+
+    fn report(&self) -> Vec<SplitReport> {
+        // Of a union, numbers of splits are left free between the others.
+        let named = self.splits.iter().filter_map(|split| Some((split.name.as_ref()?, split)));
+        let report = |(name, split): (&Rc<str>, &SplitTime)| SplitReport {
+            split: name.to_string(),
+            watermark: split.watermark,
+            standing: split.stands,
+        };
+        named.map(report).collect()
+    }
+
+    /// The splits that time is waited for from.
+    fn active(&self) -> impl Iterator<Item = usize> {
+        (0..self.splits.len()).filter(|split| self.splits[*split].stands == SplitStands::Active)
+    }
+
     fn advance(&mut self) -> Option<Timestamp> {
-        let slowest = self.splits.iter().filter(|split| split.counts).map(|split| split.newest).min()?;
-        let watermark = self.watermarks.after(slowest);
+        let of = |stands| self.splits.iter().filter(move |split| split.stands == stands).map(|split| split.watermark);
+        // Where none is active, time stands where the fastest of the idle ones left it.
+        let watermark = of(SplitStands::Active).min().or_else(|| of(SplitStands::Idle).max())?;
         (watermark > self.current).then(|| {
             self.current = watermark;
             watermark
@@ -104,43 +96,76 @@ impl SplitClock {
 
 /// Reads event time off the rows.
 #[derive(Debug)]
-pub struct EventTime<C, F> {
+pub struct EventTime<C, F, W> {
     pub(crate) upstream: C,
     pub(crate) time: F,
-    pub(crate) watermarks: Watermarks,
+    pub(crate) watermarks: W,
     pub(crate) node: NodeId,
 }
 
-struct EventTimeStage<F, N> {
+struct EventTimeStage<F, W, N> {
     time: F,
-    monotonic: bool,
+    watermarks: W,
     clock: SplitClock,
+    /// When generators were last asked with no row at hand.
+    ticked_ms: i64,
+    /// Nothing can come any more.
+    is_over: bool,
     node: NodeId,
     next: N,
 }
 
-impl<C: Chain, F: Fn(&C::Out) -> Timestamp + 'static> Chain for EventTime<C, F> {
+impl<C: Chain, F: Fn(&C::Out) -> Timestamp + 'static, W: WatermarkStrategy<C::Out>> Chain for EventTime<C, F, W> {
     type Out = C::Out;
 
     fn attach<N: Stage<C::Out>>(self, next: N, graph: &mut Graph) {
-        let clock = SplitClock::new(self.watermarks);
-        let monotonic = self.watermarks.monotonic;
-        self.upstream.attach(EventTimeStage { time: self.time, monotonic, clock, node: self.node, next }, graph);
+        let EventTime { upstream, time, watermarks, node } = self;
+        let clock = SplitClock::new();
+        upstream
+            .attach(EventTimeStage { time, watermarks, clock, ticked_ms: i64::MIN, is_over: false, node, next }, graph);
     }
 }
 
-impl<T: ?Sized + 'static, F: Fn(&T) -> Timestamp + 'static, N: Stage<T>> Stage<T> for EventTimeStage<F, N> {
+impl<F, W, N> EventTimeStage<F, W, N> {
+    /// Asks the generators of active splits, where there are any and it is time.
+    fn tick<T: ?Sized>(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault>
+    where
+        W: WatermarkStrategy<T>,
+        N: Stage<T>,
+    {
+        let due_ms = self.ticked_ms.saturating_add(TICK_MS);
+        if cx.now_ms < due_ms {
+            cx.wake_at(due_ms);
+            return Ok(());
+        }
+        self.ticked_ms = cx.now_ms;
+        cx.wake_at(cx.now_ms.saturating_add(TICK_MS));
+        cx.enter(self.node);
+        let active: Vec<usize> = self.clock.active().collect();
+        for split in active {
+            let watermark = self.watermarks.periodic(split, cx.now_ms);
+            if let Some(watermark) = self.clock.says(split, watermark) {
+                self.next.signal(Signal::Watermark(watermark), cx)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T, F, W, N> Stage<T> for EventTimeStage<F, W, N>
+where
+    T: ?Sized + 'static,
+    F: Fn(&T) -> Timestamp + 'static,
+    W: WatermarkStrategy<T>,
+    N: Stage<T>,
+{
     #[inline]
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
         cx.enter(self.node);
         let timed = Timed { rows, time: &self.time };
-        let newest = if self.monotonic {
-            timed.at(rows.len() - 1)
-        } else {
-            (0..rows.len()).map(|index| timed.at(index)).fold(Timestamp::MIN, Timestamp::max)
-        };
+        let watermark = self.watermarks.after_rows(cx.split, &timed, cx.now_ms);
         self.next.batch(&timed, cx)?;
-        match self.clock.saw(cx.split, newest) {
+        match self.clock.says(cx.split, watermark) {
             Some(watermark) => self.next.signal(Signal::Watermark(watermark), cx),
             None => Ok(()),
         }
@@ -148,43 +173,92 @@ impl<T: ?Sized + 'static, F: Fn(&T) -> Timestamp + 'static, N: Stage<T>> Stage<T
 
     fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
         match signal {
-            Signal::Split(standing) => match self.clock.stands(standing) {
-                Some(watermark) => self.next.signal(Signal::Watermark(watermark), cx),
-                None => Ok(()),
-            },
-            other => self.next.signal(other, cx),
+            Signal::Split(standing) => {
+                if let (SplitStanding::Active(split), Some(origin)) = (standing, &cx.origin) {
+                    self.clock.call(split, &origin.split);
+                }
+                return match self.clock.stands(standing) {
+                    Some(watermark) => self.next.signal(Signal::Watermark(watermark), cx),
+                    None => Ok(()),
+                };
+            }
+            Signal::Flush if W::IS_PERIODIC && !self.is_over => self.tick::<T>(cx)?,
+            Signal::Watermark(Timestamp::MAX) => self.is_over = true,
+            Signal::Barrier(barrier) => self.is_over |= barrier.last,
+            Signal::Flush | Signal::Watermark(_) | Signal::Idle | Signal::Active => {}
         }
+        self.next.signal(signal, cx)
     }
 
-    delegate_to_next!();
+    fn ready(&mut self) -> bool {
+        self.next.ready()
+    }
+
+    fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        self.next.resume(cx)
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        visitor.time(self.node, self.clock.current, &|| self.clock.report());
+        self.next.states(visitor);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_slowest_split_holds_time_back() {
-        let mut clock = SplitClock::new(Watermarks::monotonic());
-        let _ = clock.stands(SplitStanding::Active(0));
-        let _ = clock.stands(SplitStanding::Active(1));
-        assert_eq!(clock.saw(0, Timestamp(100)), None, "split 1 has said nothing");
-        assert_eq!(clock.saw(1, Timestamp(40)), Some(Timestamp(39)));
-        assert_eq!(clock.saw(0, Timestamp(200)), None);
-        assert_eq!(clock.stands(SplitStanding::Idle(1)), Some(Timestamp(199)));
-        assert_eq!(clock.stands(SplitStanding::Active(1)), None, "a watermark never goes back");
-        assert_eq!(clock.saw(1, Timestamp(150)), None);
-        assert_eq!(clock.stands(SplitStanding::Ended(1)), None);
-        assert_eq!(clock.saw(0, Timestamp(300)), Some(Timestamp(299)));
+    /// Plays words on a clock: `a5` split a says 5, `a-` it is idle, `a.` it has ended, `a+` it is active. The watermark
+    /// then, if there was one.
+    fn play(words: &str) -> Option<i64> {
+        let mut clock = SplitClock::new();
+        let mut said = None;
+        for word in words.split_whitespace() {
+            let split = usize::from(word.as_bytes()[0] - b'a');
+            let moved = match &word[1..] {
+                "-" => clock.stands(SplitStanding::Idle(split)),
+                "." => clock.stands(SplitStanding::Ended(split)),
+                "+" => clock.stands(SplitStanding::Active(split)),
+                watermark => clock.says(split, Timestamp(watermark.parse().unwrap())),
+            };
+            assert!(moved.is_none() || moved > said, "a watermark never goes back: {words}");
+            said = moved.or(said);
+        }
+        said.map(|at: Timestamp| at.0)
     }
 
     #[test]
-    fn bounded_disorder_subtracts() {
-        assert_eq!(Watermarks::bounded(Duration::from_millis(50)).after(Timestamp(100)), Timestamp(49));
-        assert_eq!(Watermarks::monotonic().after(Timestamp::MIN), Timestamp::MIN);
-        assert_eq!(
-            Watermarks::bounded(Duration::MAX).after(Timestamp(0)),
-            Timestamp(-i64::MAX - 1).max(Timestamp::MIN)
-        );
+    fn the_slowest_split_holds_time_back() {
+        assert_eq!(play("a+ b+ a100"), None, "split b has said nothing");
+        assert_eq!(play("a+ b+ a100 b40"), Some(40));
+        assert_eq!(play("a+ b+ a100 b40 a200"), Some(40));
+        assert_eq!(play("a+ b+ a200 b40 b-"), Some(200), "an idle split is not waited for");
+        assert_eq!(play("a+ b+ a200 b40 b- b+ b150"), Some(200), "a watermark never goes back");
+        assert_eq!(play("a+ b+ a200 b40 b- b+ b150 a300"), Some(200), "one that speaks again is waited for");
+        assert_eq!(play("a+ b+ a200 b40 b. a300"), Some(300));
+    }
+
+    #[test]
+    fn where_all_are_idle_the_fastest_counts_in_whatever_order_they_fell_silent() {
+        assert_eq!(play("a+ b+ a5 b2 a- b-"), Some(5));
+        assert_eq!(play("a+ b+ a5 b2 b- a-"), Some(5));
+        assert_eq!(play("a+ b+ a5 b2 a. b-"), Some(2), "one that has ended is gone");
+    }
+
+    #[test]
+    fn splits_come_and_go() {
+        assert_eq!(play(""), None, "no split says nothing, least of all the end of time");
+        assert_eq!(play("a+ b+ a156765 a. b156775"), Some(156_775));
+        assert_eq!(play("a+ a2 a. b+ b1"), Some(2));
+        assert_eq!(play("b+ e+ b5 e7"), Some(5), "those in between are nobody's");
+        assert_eq!(play("a+ a1 a."), Some(1), "the last watermark stays");
+        assert_eq!(play("a+ b+ a2 b5 a- a+ a3"), Some(5));
+    }
+
+    #[test]
+    fn the_ends_of_time() {
+        assert_eq!(play(&format!("a+ a{}", i64::MIN)), None);
+        assert_eq!(play(&format!("a+ a{}", i64::MIN + 1)), Some(i64::MIN + 1));
+        assert_eq!(play(&format!("a+ a{} a{}", i64::MAX, i64::MIN)), Some(i64::MAX));
     }
 }

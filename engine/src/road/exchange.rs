@@ -86,6 +86,8 @@ struct Outlet {
     stage: LineStage,
     open: Option<Buffer>,
     lane: Sender,
+    /// How many buffers the lane has.
+    buffers: usize,
     /// Rows of a batch that outgrew the buffers at hand, in order; nothing new is taken until they have left.
     spill: Vec<u8>,
     row_bytes: usize,
@@ -106,15 +108,16 @@ impl<K: Key, V: Fixed> ToShards<K, V> {
         let outlets = lanes
             .into_iter()
             .enumerate()
-            .map(|(to, lane)| {
+            .map(|(to, mut lane)| {
                 // A shard reads its own lane on the core that fills it: there the lines had better stay in the cache.
                 let how = if to == shard as usize { Streaming::Plain } else { Streaming::NonTemporal };
                 let stage = LineStage::new(stage_bytes, how);
-                let row_bytes = Self::ROW_BYTES;
+                let (row_bytes, buffers) = (Self::ROW_BYTES, lane.available());
                 Outlet {
                     stage,
                     open: None,
                     lane,
+                    buffers,
                     spill: Vec::new(),
                     row_bytes,
                     sent_watermark: Timestamp::MIN,
@@ -138,10 +141,12 @@ impl Outlet {
         PAYLOAD_BYTES_MAX / self.row_bytes * self.row_bytes
     }
 
-    /// Buffers that a batch of the largest size may fill, beside the open one.
+    /// Buffers that a batch of the largest size may fill, beside the open one. Of rows that are so wide that half the lane
+    /// would not do, what outgrows it spills.
     fn ready(&mut self) -> bool {
         self.unspill();
-        self.spill.is_empty() && self.lane.available() > (BATCH_ROWS * self.row_bytes).div_ceil(PAYLOAD_BYTES_MAX)
+        let filled = (BATCH_ROWS * self.row_bytes).div_ceil(PAYLOAD_BYTES_MAX);
+        self.spill.is_empty() && self.lane.available() > filled.min(self.buffers / 2)
     }
 
     fn open(&mut self) -> Option<Buffer> {
@@ -207,7 +212,7 @@ impl Outlet {
     /// buffer to say it in.
     fn collect(&mut self, watermark: Timestamp, idle: bool) -> Option<Buffer> {
         let held = self.open.as_ref().is_some_and(|buffer| !buffer.is_empty());
-        let marks = watermark > self.sent_watermark || (idle && !self.sent_idle);
+        let marks = watermark > self.sent_watermark || idle != self.sent_idle;
         if !held && self.stage.is_empty() && self.spill.is_empty() && !marks {
             return None;
         }
@@ -225,7 +230,8 @@ impl Outlet {
                 continue;
             }
             self.stage.flush_all(&mut buffer);
-            if watermark > self.sent_watermark {
+            // Who was idle and is not any more says so by a watermark, if need be the last one again.
+            if watermark > self.sent_watermark || (self.sent_idle && !idle) {
                 buffer.header_mut().put(Control::Watermark(watermark.0));
                 self.sent_watermark = watermark;
                 self.sent_idle = false;
@@ -302,6 +308,7 @@ impl<K: Key, V: Fixed> KeyedOut<K, V> for ToShards<K, V> {
             Signal::Flush => self.flush(),
             // It need not find a buffer at hand, so it waits for a flush like a watermark.
             Signal::Idle => self.idle = true,
+            Signal::Active => self.idle = false,
             Signal::Barrier(barrier) => {
                 let marks = [Control::Barrier(barrier.epoch.0), Control::End];
                 let marks = if barrier.last { &marks[..] } else { &marks[..1] };

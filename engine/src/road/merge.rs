@@ -10,7 +10,7 @@ use super::exchange::Packed;
 use super::keyed::{Contributions, KeyedOut};
 use super::rows::BATCH_ROWS;
 use crate::epoch::Barrier;
-use crate::epoch::align::{Aligner, Merged, WatermarkMerge};
+use crate::epoch::align::{Aligner, Said, WatermarkMerge};
 use crate::run::fault::Fault;
 use crate::run::task::{Cx, Progress, StateVisitor, Task};
 use crate::time::Timestamp;
@@ -66,7 +66,7 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Merge<K, V, O> {
     /// Takes the marks in a buffer's header.
     fn mark(&mut self, input: usize, buffer: &Buffer, cx: &mut Cx<'_>) -> Result<(), Fault> {
         for control in buffer.header().controls() {
-            let merged = match control {
+            let said = match control {
                 Control::Watermark(watermark) => self.time.watermark(input, Timestamp(watermark)),
                 Control::Idle => self.time.idle(input),
                 Control::Barrier(epoch) => {
@@ -79,17 +79,13 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Merge<K, V, O> {
                     continue;
                 }
             };
-            self.pass(merged, cx)?;
+            self.pass(said, cx)?;
         }
         Ok(())
     }
 
-    fn pass(&mut self, merged: Option<Merged>, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        match merged {
-            Some(Merged::Watermark(watermark)) => self.out.signal(Signal::Watermark(watermark), cx),
-            Some(Merged::Idle) => self.out.signal(Signal::Idle, cx),
-            None => Ok(()),
-        }
+    fn pass(&mut self, said: Said, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        said.signals().try_for_each(|signal| self.out.signal(signal, cx))
     }
 
     /// Lets `input` meet the barrier it has read; passes it on when it was the last.

@@ -214,6 +214,7 @@ enum Held<K, T> {
     Row(K, Timestamp, T),
     Watermark(Timestamp),
     Idle,
+    Active,
 }
 
 /// How a step of deferred work went.
@@ -400,6 +401,11 @@ where
                 self.tell(Signal::Idle, cx)?;
                 return Ok(Step::Told);
             }
+            Some(Held::Active) => {
+                self.hand_on(cx)?;
+                self.tell(Signal::Active, cx)?;
+                return Ok(Step::Told);
+            }
             None => {
                 let Some((key, at)) =
                     self.processing_until(cx).and_then(|now| self.kept.pending.processing.take_due(now))
@@ -457,6 +463,10 @@ where
             }
             Signal::Idle if self.is_firing() => {
                 self.held.push_back(Held::Idle);
+                Ok(())
+            }
+            Signal::Active if self.is_firing() => {
+                self.held.push_back(Held::Active);
                 Ok(())
             }
             Signal::Barrier(barrier) => {

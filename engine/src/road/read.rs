@@ -72,6 +72,8 @@ struct SourceTask<S: Source, N> {
     wake_at_ms: Option<i64>,
     rows_in: u64,
     announced: bool,
+    /// No split has anything for now, and the chain has been told.
+    quiet: bool,
     /// Every split has ended and the chain has been told.
     ended: bool,
     /// The last barrier has passed: nothing is read any more.
@@ -97,6 +99,7 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
             wake_at_ms: None,
             rows_in: 0,
             announced: false,
+            quiet: false,
             ended: false,
             closed: false,
             next,
@@ -169,12 +172,14 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
             _ => return Ok(()),
         };
         self.next.signal(Signal::Split(told), cx)?;
-        let quiet = self.splits.iter().all(|split| matches!(split.standing, Standing::Idle | Standing::Ended));
-        let ended = self.splits.iter().all(|split| split.standing == Standing::Ended);
-        if quiet && !ended {
-            self.next.signal(Signal::Idle, cx)?;
+        if self.splits.iter().all(|split| split.standing == Standing::Ended) {
+            return Ok(());
         }
-        Ok(())
+        let quiet = self.splits.iter().all(|split| matches!(split.standing, Standing::Idle | Standing::Ended));
+        if quiet == std::mem::replace(&mut self.quiet, quiet) {
+            return Ok(());
+        }
+        self.next.signal(if quiet { Signal::Idle } else { Signal::Active }, cx)
     }
 
     fn idle_timeout_ms(&self) -> i64 {
@@ -184,7 +189,9 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
     /// The first words on the road: which splits time waits for.
     fn announce(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
         self.announced = true;
-        for index in 0..self.splits.len() {
+        for (index, split) in self.splits.iter().enumerate() {
+            // By this the stage that keeps their time knows their names.
+            cx.origin = Some(Origin { split: split.name.clone(), first: split.reader.position() });
             self.next.signal(Signal::Split(SplitStanding::Active(index)), cx)?;
         }
         Ok(())

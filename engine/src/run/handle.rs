@@ -15,6 +15,7 @@ use millstream_state::{Restored, SavepointReport, SnapshotSize};
 use super::fault::JobError;
 use super::metrics::{ShardCounters, ShardReport};
 use super::savepoints::Request;
+use super::time_report::{Reach, WatermarkReport};
 use crate::road::sink::Guarantee;
 use crate::time::Nanos;
 
@@ -25,6 +26,7 @@ pub struct JobHandle {
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) counters: Arc<[Arc<ShardCounters>]>,
     pub(crate) savepoints: Sender<Request>,
+    pub(crate) reach: Reach,
 }
 
 impl JobHandle {
@@ -60,6 +62,20 @@ impl JobHandle {
         self.savepoints.send(Request { place, stops, answer }).map_err(|_| ended(RecvError))?;
         self.lead.thread().unpark();
         made.recv().map_err(ended)?.map_err(JobError::Savepoint)
+    }
+
+    /// Says how far time has come, and which split at which operator on which shard holds it back; print it, or ask it. It
+    /// is empty while the job restarts and after its end.
+    ///
+    /// ```no_run
+    /// # fn of(handle: &millstream::JobHandle) {
+    /// println!("{}", handle.explain_watermark());
+    /// // time is held back by split "ads-0003" at operator "event_time-1" on shard 0, which has come to 1700000000000 ms
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn explain_watermark(&self) -> WatermarkReport {
+        self.reach.explain_watermark()
     }
 
     /// Whether the job has ended.

@@ -11,4 +11,5 @@ pub(crate) mod publisher;
 pub(crate) mod resume;
 pub(crate) mod savepoints;
 pub(crate) mod shard;
+pub mod time_report;
 pub mod task;

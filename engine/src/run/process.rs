@@ -34,6 +34,7 @@ use super::metrics::{ShardCounters, ShardReport};
 use super::publisher::{Published, Publisher};
 use super::savepoints::Savepoints;
 use super::shard::{self, News, Order, ShardStart};
+use super::time_report::Reach;
 use crate::epoch::coordinator::{Action, Coordinator, EpochSettings, Message};
 use crate::job::config::{Config, StateBacking};
 use crate::job::flow::{Factory, Job, plan};
@@ -69,6 +70,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
     let stop = Arc::new(AtomicBool::new(false));
     let signals = config.handle_signals.then(|| Signals::stop(&stop)).transpose()?;
     let (savepoints, requests) = Savepoints::new();
+    let reach = Reach::default();
     let counters: Arc<[Arc<ShardCounters>]> = (0..config.shards).map(|_| Arc::default()).collect();
     let mut lead = Lead {
         name,
@@ -89,6 +91,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
         restored: None,
         savepoint: None,
         savepoints,
+        reach: reach.clone(),
     };
     // A manifest that does not fit is a usage error, told before anything runs.
     let newest = lead.newest_before(None).map_err(unusable)?;
@@ -102,7 +105,7 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
     };
     let thread = spawn_named("millstream-lead", lead)
         .map_err(|error| JobError::Machine(format!("the lead's thread cannot be started: {error}")))?;
-    Ok(JobHandle { lead: thread, stop, counters, savepoints: requests })
+    Ok(JobHandle { lead: thread, stop, counters, savepoints: requests, reach })
 }
 
 /// Opens the place for checkpoints; it is waited for no longer than a checkpoint may take.
@@ -191,6 +194,7 @@ pub(super) struct Lead {
     /// The savepoint that the attempt at hand begins at, if it does.
     pub(super) savepoint: Option<Arc<Savepoint>>,
     savepoints: Savepoints,
+    reach: Reach,
 }
 
 /// How an attempt ended.
@@ -361,6 +365,7 @@ impl Lead {
             let seen_turns = (0, self.clock.now());
             running.push(Running { orders, doorbell, waker, thread, seen_turns });
         }
+        self.reach.lead_to(running.iter().map(|shard| (shard.orders.clone(), shard.doorbell.clone())).collect());
         Ok(())
     }
 

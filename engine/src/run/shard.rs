@@ -25,13 +25,14 @@ use super::metrics::{ShardCounters, ShardReport};
 use super::panics;
 use super::residence::{Look, Residence};
 use super::task::{Cx, Progress, SinkEnd, StateVisitor, Task};
+use super::time_report::{OperatorTime, SplitReport};
 use crate::epoch::Barrier;
 use crate::epoch::snapshot::{Closed, OpenEpoch, Verdict};
 use crate::job::config::Config;
 use crate::job::flow::{Factory, Flow};
 use crate::job::graph::{EdgeEnds, Graph, NodeId, Plan, Site};
 use crate::road::sink::{Committable, SinkError};
-use crate::time::{BatchClock, Clock, Nanos};
+use crate::time::{BatchClock, Clock, Nanos, Timestamp};
 
 /// Time between two reactor passes while I/O is under way, and while only timers may be.
 const PASS_BUSY: Duration = Duration::from_millis(1);
@@ -57,6 +58,8 @@ pub(crate) enum Order {
     Inject(Barrier),
     Complete(Epoch),
     Abort(Epoch),
+    /// Says how far time has come.
+    Explain(Sender<Vec<OperatorTime>>),
     Halt,
 }
 
@@ -172,6 +175,8 @@ struct Shard {
     clock: Clock,
     /// What the job's closures read.
     batch_clock: BatchClock,
+    /// When a stage wants to be flushed again at the latest, wall time in ms.
+    flush_at_ms: Option<i64>,
     current: Cell<NodeId>,
     epoch: Option<OpenEpoch>,
     /// The epoch whose verdict is awaited.
@@ -242,6 +247,7 @@ impl Shard {
             plan: start.plan,
             tasks: graph.tasks,
             batch_clock: graph.clock,
+            flush_at_ms: None,
             doorbell: start.doorbell,
             orders: start.orders,
             news: start.news,
@@ -359,6 +365,12 @@ impl Shard {
                 }
                 Order::Complete(epoch) => self.complete(epoch),
                 Order::Abort(epoch) => self.abort(epoch),
+                Order::Explain(answer) => {
+                    let mut explain = ExplainVisitor { shard: self.shard, plan: &self.plan, operators: Vec::new() };
+                    self.tasks.iter_mut().for_each(|task| task.states(&mut explain));
+                    // Who asked may have gone meanwhile.
+                    drop(answer.send(explain.operators));
+                }
                 Order::Halt => self.halted = true,
             }
         }
@@ -382,11 +394,13 @@ impl Shard {
     }
 
     fn flush(&mut self) -> Result<(), Fault> {
-        let Shard { tasks, current, epoch, clock, batch_clock, .. } = self;
+        let Shard { tasks, current, epoch, clock, batch_clock, flush_at_ms, .. } = self;
         let now_ms = clock.wall_ms();
         let flushed = panics::catch(|| {
             let mut cx = Cx::new(now_ms, current, batch_clock, epoch.as_mut());
-            tasks.iter_mut().try_for_each(|task| task.flush(&mut cx))
+            let flushed = tasks.iter_mut().try_for_each(|task| task.flush(&mut cx));
+            *flush_at_ms = cx.wake_at_ms;
+            flushed
         });
         flushed.unwrap_or_else(|panic| Err(Fault::panic(self.current.get(), panic)))
     }
@@ -514,7 +528,7 @@ impl Shard {
     fn sleep_at_most(&self) -> Option<Duration> {
         let now_ms = self.clock.wall_ms();
         let of_tasks = self.tasks.iter().filter_map(|task| task.wake_at_ms(now_ms));
-        let wake_at = of_tasks.chain(self.wake_at_ms).min()?;
+        let wake_at = of_tasks.chain(self.wake_at_ms).chain(self.flush_at_ms).min()?;
         Some(Duration::from_millis(u64::try_from(wake_at.saturating_sub(now_ms)).unwrap_or(0)))
     }
 
@@ -526,6 +540,20 @@ impl Shard {
         self.report.late = at_end.late;
         self.report.state_bytes = at_end.state_bytes;
         self.report
+    }
+}
+
+/// Gathers how far time has come.
+struct ExplainVisitor<'a> {
+    shard: u32,
+    plan: &'a Plan,
+    operators: Vec<OperatorTime>,
+}
+
+impl StateVisitor for ExplainVisitor<'_> {
+    fn time(&mut self, node: NodeId, watermark: Timestamp, splits: &dyn Fn() -> Vec<SplitReport>) {
+        let (operator, shard) = (self.plan.uid(node), self.shard);
+        self.operators.push(OperatorTime { operator, shard, watermark, splits: splits() });
     }
 }
 

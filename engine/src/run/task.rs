@@ -5,11 +5,12 @@ use std::cell::Cell;
 use millstream_state::{Epoch, PageStore};
 
 use super::fault::Fault;
+use super::time_report::SplitReport;
 use crate::epoch::Barrier;
 use crate::epoch::snapshot::OpenEpoch;
 use crate::job::graph::NodeId;
 use crate::road::sink::{Committable, SinkFuture};
-use crate::time::BatchClock;
+use crate::time::{BatchClock, Timestamp};
 
 /// Whether a step got anywhere; the loop above decides when to sleep.
 #[must_use]
@@ -83,7 +84,7 @@ pub struct Cx<'a> {
     pub(crate) origin: Option<Origin>,
     pub(crate) now_ms: i64,
     pub(crate) skipped_rows: u64,
-    /// When a stage wants its turn at the latest, wall time in ms.
+    /// When a stage wants its turn, or its flush, at the latest, wall time in ms.
     pub(crate) wake_at_ms: Option<i64>,
     current: &'a Cell<NodeId>,
     clock: &'a BatchClock,
@@ -114,8 +115,8 @@ impl<'a> Cx<'a> {
         self.clock.forget();
     }
 
-    /// Asks for a turn at `at_ms` of wall time, should the shard sleep until then. A stage asks in every turn for as long as
-    /// it wants to be woken, where it goes on with deferred work.
+    /// Asks for a turn at `at_ms` of wall time, should the shard sleep until then; in answer to a flush, for another flush. A
+    /// stage asks each time for as long as it wants to be woken.
     pub(crate) fn wake_at(&mut self, at_ms: i64) {
         self.wake_at_ms = Some(self.wake_at_ms.map_or(at_ms, |earlier| earlier.min(at_ms)));
     }
@@ -162,6 +163,8 @@ pub trait StateVisitor {
     fn keyed(&mut self, _node: NodeId, _store: &mut PageStore) {}
     /// A sink's end.
     fn sink(&mut self, _node: NodeId, _sink: &mut dyn SinkEnd) {}
+    /// How far time has come where rows are given theirs, and in which splits.
+    fn time(&mut self, _node: NodeId, _watermark: Timestamp, _splits: &dyn Fn() -> Vec<SplitReport>) {}
     /// Rows that came too late for their window.
     fn late(&mut self, _rows: u64) {}
 }

@@ -103,9 +103,9 @@ fn check<const N: usize>(seed: u64) {
     let barriers = draws.below(3);
     let expansion = 1 + draws.below(4) * 3;
     let scripts: Vec<_> = (0..shards).map(|_| script(&mut draws, barriers)).collect();
-    // The least with which a lane may take a batch, and up to two more.
+    // The least with which a lane may take a batch, and up to two more; of wide rows, too few for a batch.
     let row_bytes = 8 + 4 + N;
-    let least = (1_024 * row_bytes).div_ceil(millstream_network::PAYLOAD_BYTES_MAX) + 1;
+    let least = (1_024 * row_bytes).div_ceil(millstream_network::PAYLOAD_BYTES_MAX).min(8) + 1;
     let buffers = least + draws.below(3) as usize;
     let cruelty = Cruelty { combine: false, buffers, seed, ends: Ends::Any, ..Cruelty::default() };
 
@@ -157,6 +157,9 @@ fn what_is_written_is_read() {
         check::<15>(seed + 200);
         check::<76>(seed + 300);
         check::<333>(seed + 400);
+    }
+    for seed in 1..=3 {
+        check::<3_000>(seed + 500);
     }
 }
 

@@ -8,12 +8,13 @@
 //! a checkpoint, an abort, or a crash, after which new shards are restored from the manifest and read on from where their
 //! barriers stood. The record checks the grammar of what reaches it. What it holds at the end is the job's output.
 //!
-//! A script in words: `a@4` a row of key `a` at 4 ms, `W10` a watermark, `I` idle, `F` flush, `B` a barrier.
+//! A script in words: `a@4` a row of key `a` at 4 ms, `W10` a watermark, `I` idle, `A` active again, `F` flush, `B` a barrier.
 
 mod edge;
 mod process;
 mod record;
 mod running;
+mod sketches;
 mod sliding;
 mod source;
 mod windows;
@@ -54,6 +55,7 @@ enum Word {
     Rows(Vec<(u64, i64)>),
     Watermark(i64),
     Idle,
+    Active,
     Flush,
     /// Where this shard's source puts the barrier of the epoch under way.
     Barrier,
@@ -66,6 +68,7 @@ fn words(script: &str) -> Vec<Word> {
         .map(|word| match word.split_once('@') {
             Some((key, at)) => Word::Rows(vec![(u64::from(key.as_bytes()[0]), number(at))]),
             None if word == "I" => Word::Idle,
+            None if word == "A" => Word::Active,
             None if word == "F" => Word::Flush,
             None if word == "B" => Word::Barrier,
             None => Word::Watermark(number(word.strip_prefix('W').expect("a watermark: W10"))),
@@ -148,6 +151,7 @@ impl<N: Stage<u64>> Task for ScriptTask<N> {
             }
             Word::Watermark(at) => self.next.signal(Signal::Watermark(Timestamp(*at)), cx)?,
             Word::Idle => self.next.signal(Signal::Idle, cx)?,
+            Word::Active => self.next.signal(Signal::Active, cx)?,
             Word::Flush => self.next.signal(Signal::Flush, cx)?,
             Word::Barrier => {
                 let Some(barrier) = self.script.barrier.get() else { return Ok(Progress::Blocked) };
@@ -255,6 +259,7 @@ impl Outcome {
                 Out::Watermark(i64::MAX) => text.push("Wmax".into()),
                 Out::Watermark(at) => text.push(format!("W{at}")),
                 Out::Idle => text.push("I".into()),
+                Out::Active => text.push("A".into()),
                 // A barrier says nothing of the rows before and behind it.
                 Out::Barrier(_) => continue,
             }

@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use super::record::{Out, Record, record};
 use super::{Cruelty, Ends, Outcome, Scripted, Word, play, words};
 use crate::job::stream::Stream;
-use crate::road::event_time::Watermarks;
 use crate::road::process::{BoxError, Process, ProcessContext};
 use crate::road::timers::{Timer, WallTime};
+use crate::road::watermarks::Watermarks;
 use crate::state::{KeyedState, Map, Value};
 use crate::time::Timestamp;
 

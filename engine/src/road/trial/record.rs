@@ -16,6 +16,7 @@ pub(super) enum Out {
     Row(String),
     Watermark(i64),
     Idle,
+    Active,
     Barrier(u64),
 }
 
@@ -84,6 +85,7 @@ impl Stage<String> for Record {
                 Out::Watermark(at)
             }
             Signal::Idle => Out::Idle,
+            Signal::Active => Out::Active,
             Signal::Barrier(barrier) => {
                 let before = record
                     .items

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use super::record::record;
 use super::{Cruelty, play};
-use crate::road::event_time::Watermarks;
 use crate::road::source::{Polled, Source, SourceError, Split};
+use crate::road::watermarks::Watermarks;
 use crate::time::Timestamp;
 
 /// One split a line: what its polls bring, `5,6` rows at these times, `-` nothing, `-*20` nothing twenty times, and then
@@ -136,7 +136,7 @@ fn an_idle_split_speaks_again_without_turning_time_back() {
     check(
         "10 20 -*80 30
          5 -*40 6 25",
-        "10 5 W4 20 W19 I 25 6 W24 I 30 W29 Wmax",
+        "10 5 W4 20 W19 I A 25 6 W24 I A 30 W29 Wmax",
     );
 }
 
@@ -145,6 +145,6 @@ fn idleness_is_told_when_the_last_split_that_spoke_ends() {
     check(
         "10 -*30 20
          …",
-        "10 W9 I 20 W19 I",
+        "10 W9 I A 20 W19 I",
     );
 }

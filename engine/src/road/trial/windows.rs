@@ -80,6 +80,7 @@ fn a_late_row_is_dropped_and_counted() {
 fn idleness_passes_behind_what_came_before() {
     check("a@1 W9 I", "a:1[0,10) W9 I", 0);
     check("a@1 I W9", "I a:1[0,10) W9", 0);
+    check("a@1 I A a@2 W9", "I A a:2[0,10) W9", 0);
 }
 
 /// All of a pane, then its watermark, then what waited for them, though there is room for one slice at a time.

@@ -439,6 +439,10 @@ where
                 self.idle_after = true;
                 Ok(())
             }
+            Signal::Active if self.idle_after => {
+                self.idle_after = false;
+                Ok(())
+            }
             other => self.pass(other, cx),
         }
     }

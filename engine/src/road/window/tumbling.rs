@@ -185,6 +185,10 @@ where
                 self.idle_after = true;
                 Ok(())
             }
+            Signal::Active if self.idle_after => {
+                self.idle_after = false;
+                Ok(())
+            }
             other => self.next.signal(other, cx),
         }
     }

@@ -1,0 +1,88 @@
+//! Two streams into one: time, barriers, restarts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use millstream::{Count, Items, Job, RestartStrategy, Timestamp, Tumbling, Watermarks};
+use millstream_connectors::memory::MemorySink;
+
+/// A key and a time.
+type Row = (u64, i64);
+
+const HUNDRED_MS: Duration = Duration::from_millis(100);
+
+fn rows(count: i64, every_ms: i64, key_of: impl Fn(i64) -> u64) -> Vec<Row> {
+    (0..count).map(|row| (key_of(row), row * every_ms)).collect()
+}
+
+/// The slow twin.
+fn counted(all: &[Row]) -> Vec<(u64, i64, u64)> {
+    let mut windows = BTreeMap::new();
+    all.iter().for_each(|(key, at)| *windows.entry((*key, at.div_euclid(100) * 100)).or_insert(0) += 1);
+    windows.into_iter().map(|((key, start), count)| (key, start, count)).collect()
+}
+
+/// A fast and a slow stream, of which the slow one must not be left behind, and a third that has nothing.
+#[test]
+fn a_union_counts_as_one_stream_also_after_a_restart() {
+    let fast = rows(60_000, 1, |row| row as u64 % 17);
+    let slow = rows(900, 70, |row| row as u64 % 5);
+    let expected = counted(&[&fast[..], &slow[..]].concat());
+    for shards in [1, 2] {
+        for timed_before in [true, false] {
+            for fails in [false, true] {
+                let checkpoints = tempfile::tempdir().unwrap();
+                let sink = MemorySink::new();
+                let rows = sink.clone();
+                let (fast, slow) = (fast.clone(), slow.clone());
+                let has_failed = Arc::new(AtomicBool::new(!fails));
+                let job = Job::new("union", move |flow| {
+                    let has_failed = has_failed.clone();
+                    let fast = flow.source(Items::of(fast.clone())).named("fast").map(move |row: &Row| {
+                        // Half way, once.
+                        assert!(row.1 < 30_000 || has_failed.swap(true, Ordering::Relaxed), "the test's own failure");
+                        *row
+                    });
+                    let slow = flow.source(Items::of(slow.clone())).named("slow");
+                    let none = flow.source(Items::of(Vec::<Row>::new())).named("none");
+                    let at = |row: &Row| Timestamp(row.1);
+                    // The splits are in order, and read in turn: no more than two batches of the fast one apart.
+                    let all = if timed_before {
+                        let fast = fast.event_time(at, Watermarks::monotonic());
+                        let slow = slow.event_time(at, Watermarks::monotonic());
+                        fast.union(slow).union(none.event_time(at, Watermarks::monotonic())).boxed()
+                    } else {
+                        fast.union(slow.union(none)).event_time(at, Watermarks::monotonic()).boxed()
+                    };
+                    all.key_by(|row| row.0)
+                        .window(Tumbling::of(HUNDRED_MS))
+                        .aggregate(Count)
+                        .named("counts")
+                        .map(|row| (row.key, row.window.start.0, row.value))
+                        .sink(sink.clone());
+                });
+                let restart = RestartStrategy { initial: Duration::from_millis(1), ..RestartStrategy::default() };
+                let job = job.shards(shards).checkpoints(checkpoints.path(), Duration::from_millis(2)).restart(restart);
+                let report = job.run().unwrap();
+                let mut rows = rows.rows();
+                rows.sort_unstable();
+                let told = format!("{shards} shards, timed before {timed_before}, fails {fails}");
+                assert!(rows == expected, "{told}: {} rows, not {}", rows.len(), expected.len());
+                assert_eq!((report.measured.late, report.restarts.len()), (0, usize::from(fails)), "{told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_behind_a_union_needs_event_time_on_both_sides() {
+    let job = Job::new("half", |flow| {
+        let timed = flow.source(Items::of(vec![1_u64])).event_time(|_| Timestamp(0), Watermarks::monotonic());
+        let bare = flow.source(Items::of(vec![2_u64]));
+        timed.union(bare).key_by(|key| *key).window(Tumbling::of(HUNDRED_MS)).aggregate(Count).sink(MemorySink::new());
+    });
+    let refused = job.run().unwrap_err().to_string();
+    assert!(refused.contains("needs event time"), "{refused}");
+}
