@@ -236,14 +236,31 @@ where
         Ok(())
     }
 
-    /// Sorts the rows of a batch that spans panes by pane, and folds pane after pane.
+    /// Sorts the rows of a batch that spans panes by pane, and folds pane after pane; but one after the other where some may
+    /// emit windows anew: what such a window holds by then is what came before, whatever pane it is of.
     #[cold]
     fn fold_split<C: Contributions<K, M::Value>>(&mut self, batch: &C, cx: &mut Cx<'_>) -> Result<(), Fault> {
         let mut by_pane = std::mem::take(&mut self.by_pane);
         by_pane.sort(self.slides.panes(), batch);
-        let folded = by_pane.lists().try_for_each(|(start, picked)| self.fold(start, &Picked { batch, picked }, cx));
+        let is_behind = |start: i64| self.slides.last_of_pane(self.exact(Namespace(start))) <= reach(self.watermark);
+        let folded = if by_pane.lists().any(|(start, _)| is_behind(start)) {
+            self.fold_in_order(batch, cx)
+        } else {
+            by_pane.lists().try_for_each(|(start, picked)| self.fold(start, &Picked { batch, picked }, cx))
+        };
         self.by_pane = by_pane;
         folded
+    }
+
+    /// Folds rows in their order, as many at once as are of one pane.
+    fn fold_in_order<C: Contributions<K, M::Value>>(&mut self, batch: &C, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let panes = self.slides.panes();
+        let rows: Vec<u16> = (0..batch.len() as u16).collect();
+        let start_of = |row: &u16| panes.start_of(batch.at(usize::from(*row)));
+        for picked in rows.chunk_by(|one, next| start_of(one) == start_of(next)) {
+            self.fold(start_of(&picked[0]), &Picked { batch, picked }, cx)?;
+        }
+        Ok(())
     }
 
     /// The panes that lie in a stretch of time and have rows.
