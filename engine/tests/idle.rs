@@ -1,57 +1,12 @@
 //! A job with nothing to do uses no core, and an event that comes then is out in a moment: the two sides of sleeping.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+mod arrivals;
+
 use std::time::Duration;
 
-use millstream::road::sink::{Committable, Epoch, SinkFuture};
-use millstream::{Clock, Guarantee, Job, OnError, Sink, SinkError, SinkWriter};
+use arrivals::{Arrivals, arrivals};
+use millstream::{Clock, Job, OnError};
 use millstream_connectors::log::{LogSource, LogWriter};
-
-/// Tells at once of every row that is written.
-#[derive(Clone)]
-struct Arrivals(Arc<Mutex<Sender<u64>>>);
-
-fn arrivals() -> (Arrivals, Receiver<u64>) {
-    let (sender, receiver) = channel();
-    (Arrivals(Arc::new(Mutex::new(sender))), receiver)
-}
-
-impl Sink<u64> for Arrivals {
-    type Writer = Arrivals;
-
-    fn open(&self, _shard: u32, _shards: u32) -> Result<Arrivals, SinkError> {
-        Ok(self.clone())
-    }
-
-    fn guarantee(&self) -> Guarantee {
-        Guarantee::AtLeastOnce
-    }
-
-    fn describe(&self) -> String {
-        "arrivals".to_owned()
-    }
-}
-
-impl SinkWriter<u64> for Arrivals {
-    fn write(&mut self, row: &u64) -> Result<(), SinkError> {
-        self.0.lock().unwrap().send(*row).unwrap();
-        Ok(())
-    }
-
-    fn prepare(&mut self, _epoch: Epoch) -> SinkFuture<Committable> {
-        Box::pin(async { Ok(Committable::Null) })
-    }
-
-    fn commit(&mut self, _committable: Committable) -> SinkFuture<()> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn recover(&mut self, _committables: Vec<Committable>) -> SinkFuture<()> {
-        Box::pin(async { Ok(()) })
-    }
-}
 
 /// Time that all threads of the process have spent on a core.
 fn on_core() -> Duration {

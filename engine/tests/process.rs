@@ -2,20 +2,20 @@
 //! is the plain one.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod arrivals;
 mod sales;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millstream::road::sink::{Committable, Epoch, SinkFuture};
+use arrivals::{Arrivals, arrivals};
 use millstream::state::{KeyedState, Map, Value};
 use millstream::{
-    BoxError, Clock, Guarantee, Items, Job, OnError, Process, ProcessContext, RestartStrategy, SideOutput, Sink,
-    SinkError, SinkWriter, Timer, Timestamp, Updated, Watermarks,
+    BoxError, Clock, Items, Job, OnError, Process, ProcessContext, RestartStrategy, SideOutput, Sink, Timer, Timestamp,
+    Updated, Watermarks,
 };
 use millstream_connectors::file::FileSink;
 use millstream_connectors::log::{LogSource, LogWriter};
@@ -315,50 +315,6 @@ fn a_million_timers_of_one_watermark_do_not_hold_a_turn() {
     // timers take in one.
     assert!(turns.len() > KEYS / (16 * 128), "{} turns", turns.len());
     assert!(turns.max() < 400_000, "a turn took {} µs", turns.max());
-}
-
-/// Tells at once of every row that is written.
-#[derive(Clone)]
-struct Arrivals(Arc<Mutex<Sender<u64>>>);
-
-fn arrivals() -> (Arrivals, Receiver<u64>) {
-    let (sender, receiver) = channel();
-    (Arrivals(Arc::new(Mutex::new(sender))), receiver)
-}
-
-impl Sink<u64> for Arrivals {
-    type Writer = Arrivals;
-
-    fn open(&self, _shard: u32, _shards: u32) -> Result<Arrivals, SinkError> {
-        Ok(self.clone())
-    }
-
-    fn guarantee(&self) -> Guarantee {
-        Guarantee::AtLeastOnce
-    }
-
-    fn describe(&self) -> String {
-        "arrivals".to_owned()
-    }
-}
-
-impl SinkWriter<u64> for Arrivals {
-    fn write(&mut self, row: &u64) -> Result<(), SinkError> {
-        self.0.lock().unwrap().send(*row).unwrap();
-        Ok(())
-    }
-
-    fn prepare(&mut self, _epoch: Epoch) -> SinkFuture<Committable> {
-        Box::pin(async { Ok(Committable::Null) })
-    }
-
-    fn commit(&mut self, _committable: Committable) -> SinkFuture<()> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn recover(&mut self, _committables: Vec<Committable>) -> SinkFuture<()> {
-        Box::pin(async { Ok(()) })
-    }
 }
 
 /// Hands a row on after so many milliseconds of wall time.

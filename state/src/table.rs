@@ -83,7 +83,7 @@ pub enum StateError {
     },
     /// The file system of that file has no room for more pages.
     #[error(
-        "operator '{operator}' on shard {shard}: {path} cannot grow: {what}. Give its tmpfs more room (mount -o          remount,size=..), spread the job over more machines, or keep state in the process's own memory",
+        "operator '{operator}' on shard {shard}: {path} cannot grow: {what}. Give its tmpfs more room (mount -o remount,size=..), spread the job over more machines, or keep state in the process's own memory",
         path = path.display()
     )]
     BackingFull {
