@@ -23,6 +23,7 @@ pub mod stateful;
 pub mod timers;
 pub mod side;
 pub mod process;
+pub mod connect;
 pub mod sink;
 #[cfg(test)]
 mod trial;
