@@ -70,6 +70,7 @@ pub use road::aggregate::{
 pub use road::chain::Chain;
 pub use road::connect::CoProcess;
 pub use road::fallible::{DeadLetter, OnError};
+pub use road::join::JoinRow;
 pub use road::lookup::LookupTable;
 pub use road::process::{BoxError, Process, ProcessContext};
 pub use road::running::Updated;

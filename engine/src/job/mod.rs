@@ -4,6 +4,7 @@ pub mod connect;
 pub(crate) mod fit;
 pub mod flow;
 pub(crate) mod graph;
+pub mod joins;
 pub mod keyed;
 pub mod process;
 pub mod stateful;

@@ -24,6 +24,7 @@ pub mod timers;
 pub mod side;
 pub mod process;
 pub mod connect;
+pub mod join;
 pub mod sink;
 #[cfg(test)]
 mod trial;
