@@ -57,6 +57,7 @@ pub mod run;
 pub use job::config::{Config, RestartStrategy, StateBacking};
 pub use job::connect::Connected;
 pub use job::flow::{Flow, Job};
+pub use job::joins::{IntervalBetween, IntervalJoin};
 pub use job::keyed::KeyedStream;
 pub use job::stream::Stream;
 pub use job::windowed::{Lenient, WindowedStream, Windowing};

@@ -7,14 +7,21 @@
 //!
 //! | file | |
 //! |---|---|
+//! | `pairing.rs` | what a closure is asked for: inner and outer |
 //! | `regular.rs` | all pairs of a key; kept for ever, or for a time to live |
+//! | `interval.rs` | pairs whose times lie so and so far apart |
 //!
 //! Each is a [`CoProcess`](crate::CoProcess) over states of its own: order, snapshots, other numbers of shards and restarts
 //! are those of process functions.
 
+mod interval;
+mod pairing;
 mod regular;
 
-pub use self::regular::{PerPair, Regular};
+pub(crate) use self::interval::Bounds;
+pub use self::interval::{Interval, TimedSides};
+pub use self::pairing::{FullOuter, Inner, LeftOuter, Pairing, RightOuter};
+pub use self::regular::{BothSides, PerPair, Regular};
 
 use millstream_state::Fixed;
 
