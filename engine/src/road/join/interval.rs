@@ -26,20 +26,40 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// The same seen from the right.
-    fn mirrored(self) -> Bounds {
-        Bounds { lower_ms: self.upper_ms.saturating_neg(), upper_ms: self.lower_ms.saturating_neg() }
+    /// As a left row sees the right ones.
+    fn of_left(self) -> Reach {
+        Reach { lower_ms: self.lower_ms.into(), upper_ms: self.upper_ms.into() }
     }
 
-    /// The times of the other side that a row of time `at` can meet.
-    fn around(self, at: i64) -> (i64, i64) {
-        (at.saturating_add(self.lower_ms), at.saturating_add(self.upper_ms))
+    /// As a right row sees the left ones.
+    fn of_right(self) -> Reach {
+        Reach { lower_ms: -i128::from(self.upper_ms), upper_ms: -i128::from(self.lower_ms) }
+    }
+}
+
+/// How far a row reaches, from its own time.
+#[derive(Clone, Copy)]
+struct Reach {
+    lower_ms: i128,
+    upper_ms: i128,
+}
+
+impl Reach {
+    /// The times that a row of time `at` can meet; none where they lie beyond the ends of time.
+    fn around(self, at: i64) -> Option<(i64, i64)> {
+        let (from, to) = (i128::from(at) + self.lower_ms, i128::from(at) + self.upper_ms);
+        let is_in_time = from <= i64::MAX.into() && to >= i64::MIN.into();
+        is_in_time.then_some((clipped(from), clipped(to)))
     }
 
     /// What a look asks for, at most: as long as that are the stretches that rows are kept in.
     fn stretch_ms(self) -> i64 {
-        self.upper_ms.saturating_sub(self.lower_ms).saturating_add(1)
+        clipped(self.upper_ms - self.lower_ms + 1)
     }
+}
+
+fn clipped(at: i128) -> i64 {
+    at.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
 
 /// The join of [`KeyedStream::interval_join`](crate::KeyedStream::interval_join).
@@ -82,12 +102,12 @@ impl<L: JoinRow, R: JoinRow> KeyedState for TimedSides<L, R> {
 }
 
 /// One side's row: it meets those of the other side that are there, and stays for those that can still come. `alone` makes
-/// what is emitted of it if it has met none and none can come; `is_told_alone` and `other_is_told_alone` say whether anything is.
+/// what is emitted of it if it has met none and none can come; `is_asked` says whether the other side is asked that.
 fn take<K: Key, A: JoinRow, B: JoinRow, U>(
-    (row, bounds): (&A, Bounds),
+    (row, reach): (&A, Reach),
     (own, other): (&mut TimedRows<A>, &mut TimedRows<B>),
     cx: &mut ProcessContext<'_, K, U>,
-    other_is_told_alone: bool,
+    is_asked: bool,
     pair: impl Fn(&B) -> U,
     alone: impl Fn() -> Option<U>,
 ) {
@@ -95,15 +115,17 @@ fn take<K: Key, A: JoinRow, B: JoinRow, U>(
     if at < watermark.0 {
         return cx.is_late();
     }
-    let (from, to) = bounds.around(at);
-    let mut has_met = false;
-    other.look((from, to), bounds.stretch_ms(), other_is_told_alone, |other, other_at| {
-        has_met = true;
-        cx.emit_at(pair(other), Timestamp(at.max(other_at)));
-    });
-    if to > watermark.0 {
-        own.keep(row, at, to, has_met, bounds.stretch_ms());
-        cx.timers().event(Timestamp(to));
+    let (mut has_met, mut ends_at) = (false, i64::MIN);
+    if let Some((from, to)) = reach.around(at) {
+        other.look((from, to), reach.stretch_ms(), is_asked, |other, other_at| {
+            has_met = true;
+            cx.emit_at(pair(other), Timestamp(at.max(other_at)));
+        });
+        ends_at = to;
+    }
+    if ends_at > watermark.0 {
+        own.keep(row, at, ends_at, has_met, reach.stretch_ms());
+        cx.timers().event(Timestamp(ends_at));
     } else if !has_met && let Some(row) = alone() {
         cx.emit(row);
     }
@@ -139,7 +161,7 @@ where
         row: L,
         cx: &mut ProcessContext<'_, K, P::Out>,
     ) -> Result<(), BoxError> {
-        let (of, sides, pairing) = ((&row, self.bounds), (&mut sides.left, &mut sides.right), &self.pairing);
+        let (of, sides, pairing) = ((&row, self.bounds.of_left()), (&mut sides.left, &mut sides.right), &self.pairing);
         take(of, sides, cx, P::RIGHT_ALONE, |right| pairing.pair(&row, right), || pairing.left_alone(&row));
         Ok(())
     }
@@ -150,7 +172,7 @@ where
         row: R,
         cx: &mut ProcessContext<'_, K, P::Out>,
     ) -> Result<(), BoxError> {
-        let (of, sides, pairing) = ((&row, self.bounds.mirrored()), (&mut sides.right, &mut sides.left), &self.pairing);
+        let (of, sides, pairing) = ((&row, self.bounds.of_right()), (&mut sides.right, &mut sides.left), &self.pairing);
         take(of, sides, cx, P::LEFT_ALONE, |left| pairing.pair(left, &row), || pairing.right_alone(&row));
         Ok(())
     }

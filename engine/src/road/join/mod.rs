@@ -17,6 +17,8 @@
 mod interval;
 mod pairing;
 mod regular;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::interval::Bounds;
 pub use self::interval::{Interval, TimedSides};
