@@ -100,7 +100,8 @@ impl Plan {
                     "operators {twin} and {index} are both named \"{uid}\": a name must be unique, since state is kept under it"
                 )));
             }
-            let is_main = |other: &Node| other.input == node.input && other.kind != "side";
+            let is_main =
+                |other: &Node| (other.input == node.input || other.also == node.input) && other.kind != "side";
             if node.kind == "side" && !self.nodes.iter().any(is_main) {
                 return Err(JobError::Unusable(format!(
                     "nothing comes behind \"{}\" but its side outputs, so it would not run: end its main stream with .sink(..)",

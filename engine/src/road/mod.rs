@@ -22,6 +22,7 @@ pub mod running;
 pub mod stateful;
 pub mod timers;
 pub mod side;
+pub mod fork;
 pub mod process;
 pub mod sink;
 #[cfg(test)]
