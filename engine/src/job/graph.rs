@@ -18,6 +18,7 @@ use millstream_state::{
 use super::config::{Config, StateBacking};
 use crate::road::sink::Guarantee;
 use crate::run::fault::JobError;
+use crate::run::io::IoRoom;
 use crate::run::task::Task;
 use crate::time::BatchClock;
 
@@ -155,6 +156,8 @@ pub(crate) struct Site {
     pub(crate) shard: u32,
     pub(crate) config: Arc<Config>,
     pub(crate) store: Option<Rc<Store>>,
+    /// Where what has to wait is awaited.
+    pub(crate) io: Rc<IoRoom>,
     pub(crate) restored: Option<Arc<Manifest>>,
     /// Where the keyed state of `restored` is, if that is no checkpoint.
     pub(crate) savepoint: Option<Arc<Savepoint>>,

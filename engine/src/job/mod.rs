@@ -5,6 +5,7 @@ pub mod flow;
 pub(crate) mod graph;
 pub mod keyed;
 pub mod process;
+pub mod requests;
 pub mod stateful;
 pub mod stream;
 pub mod ways;

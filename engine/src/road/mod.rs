@@ -1,6 +1,7 @@
 //! A record's road, in the order it is taken.
 
 pub mod source;
+pub mod then;
 pub(crate) mod deal;
 pub mod read;
 pub mod rows;
@@ -24,6 +25,7 @@ pub mod timers;
 pub mod side;
 pub mod fork;
 pub mod process;
+pub mod requests;
 pub mod sink;
 #[cfg(test)]
 mod trial;

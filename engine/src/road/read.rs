@@ -57,6 +57,8 @@ enum Standing {
     /// Silent since this wall time (ms), still holding time back.
     Silent(i64),
     Idle,
+    /// It waits for other splits to end, and time does not wait for it.
+    NotBegun,
     Ended,
 }
 
@@ -150,8 +152,9 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
                 self.wake_at_ms = Some(self.wake_at_ms.map_or(at, |earlier| earlier.min(at)));
                 Standing::Active
             }
+            Polled::NotBegun => Standing::NotBegun,
             Polled::Idle => match before {
-                Standing::Active => Standing::Silent(cx.now_ms),
+                Standing::Active | Standing::NotBegun => Standing::Silent(cx.now_ms),
                 Standing::Silent(since) if cx.now_ms - since >= self.idle_timeout_ms() => Standing::Idle,
                 still => still,
             },
@@ -167,15 +170,16 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
                 return Ok(());
             }
             (_, Standing::Ended) => SplitStanding::Ended(index),
-            (_, Standing::Idle) => SplitStanding::Idle(index),
-            (Standing::Idle, Standing::Active) => SplitStanding::Active(index),
+            (_, Standing::Idle | Standing::NotBegun) => SplitStanding::Idle(index),
+            (Standing::Idle, Standing::Active) | (Standing::NotBegun, _) => SplitStanding::Active(index),
             _ => return Ok(()),
         };
         self.next.signal(Signal::Split(told), cx)?;
         if self.splits.iter().all(|split| split.standing == Standing::Ended) {
             return Ok(());
         }
-        let quiet = self.splits.iter().all(|split| matches!(split.standing, Standing::Idle | Standing::Ended));
+        let is_quiet = |standing| matches!(standing, Standing::Idle | Standing::NotBegun | Standing::Ended);
+        let quiet = self.splits.iter().all(|split| is_quiet(split.standing));
         if quiet == std::mem::replace(&mut self.quiet, quiet) {
             return Ok(());
         }
@@ -284,7 +288,7 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> Task for SourceTask<S, N> {
             Standing::Silent(_) | Standing::Idle if split.reader.wake_fd().is_none() => Some(now_ms + BLIND_POLL_MS),
             // Nothing else would wake the shard to let time go on without this split.
             Standing::Silent(since) => Some(since.saturating_add(self.idle_timeout_ms())),
-            Standing::Active | Standing::Idle | Standing::Ended => None,
+            Standing::Active | Standing::Idle | Standing::NotBegun | Standing::Ended => None,
         });
         of_splits.chain(self.wake_at_ms).min()
     }
