@@ -69,6 +69,7 @@ pub use road::aggregate::{
 pub use road::chain::Chain;
 pub use road::fallible::{DeadLetter, OnError};
 pub use road::lookup::LookupTable;
+pub use road::pacing::Alignment;
 pub use road::process::{BoxError, Process, ProcessContext};
 pub use road::requests::{RequestRow, Requests};
 pub use road::running::Updated;

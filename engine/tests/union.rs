@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use millstream::{Count, Items, Job, RestartStrategy, Timestamp, Tumbling, Watermarks};
+use millstream::{
+    Alignment, Count, Items, Job, Polled, RestartStrategy, Source, SourceError, Split, Timestamp, Tumbling, Watermarks,
+};
 use millstream_connectors::memory::MemorySink;
 
 /// A key and a time.
@@ -168,4 +170,86 @@ fn what_forks_and_meets_again_is_all_there_also_after_a_restart() {
 #[derive(millstream::state::KeyedState)]
 struct Nothing {
     _none: millstream::state::Value<u8>,
+}
+
+/// Rows of which each poll brings only a few.
+#[derive(Clone)]
+struct Few(Items<Row>);
+
+struct FewAtATime(Box<dyn Split<Batch = Vec<Row>>>);
+
+impl Source for Few {
+    type Batch = Vec<Row>;
+
+    fn open(&self, shard: u32, shards: u32) -> Result<Vec<Box<dyn Split<Batch = Vec<Row>>>>, SourceError> {
+        let splits = self.0.open(shard, shards)?.into_iter();
+        Ok(splits.map(|split| Box::new(FewAtATime(split)) as Box<dyn Split<Batch = Vec<Row>>>).collect())
+    }
+
+    fn describe(&self) -> String {
+        "few".to_owned()
+    }
+}
+
+impl Split for FewAtATime {
+    type Batch = Vec<Row>;
+
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn poll(&mut self, out: &mut Vec<Row>, _rows_max: usize) -> Result<Polled, SourceError> {
+        self.0.poll(out, 8)
+    }
+
+    fn position(&self) -> u64 {
+        self.0.position()
+    }
+
+    fn seek(&mut self, position: u64) -> Result<(), SourceError> {
+        self.0.seek(position)
+    }
+}
+
+/// Two sources of one time, one of which could run away: it is never further ahead than it may be, but for the batch it had
+/// in hand; the slow one never waits, and all rows arrive.
+#[test]
+fn aligned_sources_stay_abreast() {
+    const ROWS: i64 = 40_000;
+    for (shards, is_aligned) in [(1, true), (2, true), (2, false)] {
+        let slowest = Arc::new(AtomicI64::new(0));
+        let furthest = Arc::new(AtomicI64::new(0));
+        let (job_slowest, job_furthest) = (slowest.clone(), furthest.clone());
+        let abreast = Alignment::within(Duration::from_secs(2));
+        let sink = MemorySink::new();
+        let counts = sink.clone();
+        let job = Job::new("aligned", move |flow| {
+            let (slowest, furthest) = (job_slowest.clone(), job_furthest.clone());
+            let all = rows(ROWS, 1, |row| row as u64 % 7);
+            let at = |row: &Row| Timestamp(row.1);
+            let fast = flow.source(Items::of(all.clone())).event_time(at, Watermarks::monotonic());
+            let slow = flow.source(Few(Items::of(all))).event_time(at, Watermarks::monotonic());
+            let (fast, slow) = if is_aligned { (fast.aligned(&abreast), slow.aligned(&abreast)) } else { (fast, slow) };
+            let seen = slowest.clone();
+            let slow = slow.inspect(move |row, _| {
+                seen.fetch_max(row.1, Ordering::Relaxed);
+            });
+            let look = move |row: &Row, _| {
+                furthest.fetch_max(row.1 - slowest.load(Ordering::Relaxed), Ordering::Relaxed);
+            };
+            fast.inspect(look)
+                .union(slow)
+                .key_by(|row| row.0)
+                .window(Tumbling::of(HUNDRED_MS))
+                .aggregate(Count)
+                .map(|row| row.value)
+                .sink(sink.clone());
+        });
+        let checkpoints = tempfile::tempdir().unwrap();
+        let report = job.shards(shards).checkpoints(checkpoints.path(), Duration::from_millis(5)).run().unwrap();
+        assert_eq!((counts.rows().iter().sum::<u64>(), report.measured.late), (2 * ROWS as u64, 0));
+        let furthest = furthest.load(Ordering::Relaxed);
+        // A batch is a second, or two where two shards have every other row of it; who is slowest is told by each shard.
+        assert_eq!(furthest < 2_000 + 2_048 + 500, is_aligned, "{shards} shards: {furthest} ms ahead");
+    }
 }

@@ -16,6 +16,7 @@ use millstream_state::{
 };
 
 use super::config::{Config, StateBacking};
+use crate::road::pacing::Pace;
 use crate::road::sink::Guarantee;
 use crate::run::fault::JobError;
 use crate::run::io::IoRoom;
@@ -182,6 +183,8 @@ pub struct Graph {
     pub(crate) tasks: Vec<Box<dyn Task>>,
     /// What the job's closures read; told of each batch.
     pub(crate) clock: BatchClock,
+    /// What the sources of the chain that is being attached keep to.
+    pub(crate) pace: Option<Pace>,
     pub(crate) error: Option<JobError>,
 }
 
@@ -194,7 +197,7 @@ impl fmt::Debug for Graph {
 impl Graph {
     pub(crate) fn new(site: Option<Site>) -> Graph {
         let clock = site.as_ref().map_or_else(BatchClock::default, |site| BatchClock::of(site.config.clock.clone()));
-        Graph { plan: Plan::default(), site, tasks: Vec::new(), clock, error: None }
+        Graph { plan: Plan::default(), site, tasks: Vec::new(), clock, pace: None, error: None }
     }
 
     /// Takes this shard's ends of an edge.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::chain::{Chain, Signal, SplitStanding, Stage};
 use super::deal::{Filed, Hand, deal};
+use super::pacing::{LOOK_AGAIN_MS, Pace};
 use super::rows::{BATCH_ROWS, Batch};
 use super::source::{Polled, Source, Split};
 use crate::epoch::Barrier;
@@ -32,12 +33,12 @@ impl<S: Source> Chain for Read<S> {
     type Out = <S::Batch as Batch>::Item;
 
     fn attach<N: Stage<Self::Out>>(self, next: N, graph: &mut Graph) {
-        let (source, node) = (self.source, self.node);
+        let (source, node, pace) = (self.source, self.node, graph.pace.clone());
         let task = graph.on_site(|site, plan| {
             let uid = plan.uid(node);
             let hand = deal(&source, &uid, site)?;
             let idle_timeout = site.config.idle_timeout;
-            Ok(SourceTask::<S, N>::new(node, hand, idle_timeout, next))
+            Ok(SourceTask::<S, N>::new(node, hand, idle_timeout, pace, next))
         });
         if let Some(task) = task {
             graph.tasks.push(Box::new(task));
@@ -70,6 +71,8 @@ struct SourceTask<S: Source, N> {
     turn: usize,
     batch: S::Batch,
     idle_timeout: Duration,
+    /// Whether it is to pause for others, if it is aligned with any.
+    pace: Option<Pace>,
     barrier: Option<Barrier>,
     wake_at_ms: Option<i64>,
     rows_in: u64,
@@ -84,7 +87,7 @@ struct SourceTask<S: Source, N> {
 }
 
 impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
-    fn new(node: NodeId, hand: Hand<S::Batch>, idle_timeout: Duration, next: N) -> Self {
+    fn new(node: NodeId, hand: Hand<S::Batch>, idle_timeout: Duration, pace: Option<Pace>, next: N) -> Self {
         let splits = hand
             .splits
             .into_iter()
@@ -97,6 +100,7 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
             turn: 0,
             batch: S::Batch::default(),
             idle_timeout,
+            pace,
             barrier: None,
             wake_at_ms: None,
             rows_in: 0,
@@ -248,6 +252,10 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> Task for SourceTask<S, N> {
                 continue;
             }
             if self.ended {
+                return Ok(progress);
+            }
+            if self.pace.as_ref().is_some_and(Pace::pauses) {
+                self.wake_at_ms = Some(cx.now_ms.saturating_add(LOOK_AGAIN_MS));
                 return Ok(progress);
             }
             match self.read_batch(cx)? {
