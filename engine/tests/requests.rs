@@ -1,5 +1,4 @@
 //! Requests to systems outside: order, time, capacity, retries, and what has no answer when a barrier comes.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
