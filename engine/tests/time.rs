@@ -297,3 +297,56 @@ fn the_split_that_holds_time_back_is_named() {
         running.wait().unwrap();
     }
 }
+
+/// Time goes on while the second source has not begun, does not end with the first, and goes on with the second.
+#[test]
+fn a_source_behind_another_takes_time_over() {
+    for shards in [1, 2] {
+        let (sender, emitted) = seen();
+        let past = Feed { splits: vec![vec![rows(&[1, 15, 31])], vec![rows(&[2, 32]), rows(&[33])]], is_open: false };
+        let live = vec![vec![rows(&[34, 35]), Poll::SilentMs(300), rows(&[45, 61])], vec![rows(&[36, 62])]];
+        let live = Feed { splits: live, is_open: true };
+        let job = Job::new("then", move |flow: &Flow| {
+            let sender = sender.clone();
+            flow.source(past.clone().then(live.clone()))
+                .event_time(|(_, at)| Timestamp(*at), Watermarks::monotonic())
+                .key_by(|(key, _)| *key)
+                .window(Tumbling::of(TEN_MS))
+                .aggregate(Count)
+                .inspect(move |row, _| sender.lock().unwrap().send(row.value).unwrap())
+                .sink(NullSink::new());
+        });
+        let running = job.shards(shards).combine(false).start().unwrap();
+        // 1 and 2; 15; 31 to 36; 45. What the last rows are in is not over.
+        let windows: Vec<u64> = (0..4).map(|_| emitted.recv_timeout(Duration::from_secs(20)).unwrap()).collect();
+        assert_eq!(windows, [2, 1, 6, 1], "{shards} shards");
+        running.stop();
+        assert_eq!(running.wait().unwrap().measured.late, 0, "{shards} shards");
+    }
+}
+
+/// Before the second source begins it is not waited for, not even where the first is silent.
+#[test]
+fn a_source_that_has_not_begun_does_not_hold_time_back() {
+    let (sender, emitted) = seen();
+    let past = Feed { splits: vec![vec![rows(&[1, 2, 15])]], is_open: true };
+    let live = Feed { splits: vec![vec![rows(&[0])]], is_open: true };
+    let job = Job::new("first", move |flow: &Flow| {
+        let sender = sender.clone();
+        flow.source(past.clone().then(live.clone()))
+            .event_time(|(_, at)| Timestamp(*at), Watermarks::monotonic())
+            .key_by(|(key, _)| *key)
+            .window(Tumbling::of(TEN_MS))
+            .aggregate(Count)
+            .inspect(move |row, _| sender.lock().unwrap().send(row.value).unwrap())
+            .sink(NullSink::new());
+    });
+    let running = job.configure(|config| config.idle_timeout = Duration::MAX).start().unwrap();
+    assert_eq!(emitted.recv_timeout(Duration::from_secs(20)), Ok(2));
+    assert_eq!(running.events_in(), 3, "and nothing of the second is read");
+    let report = running.explain_watermark().to_string();
+    let second = report.lines().find(|line| line.contains("then feed-0")).unwrap();
+    assert!(second.ends_with(", idle"), "{report}");
+    running.stop();
+    running.wait().unwrap();
+}

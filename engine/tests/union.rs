@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use millstream::{Count, Items, Job, RestartStrategy, Timestamp, Tumbling, Watermarks};
+use millstream::{
+    Alignment, Count, Items, Job, Polled, RestartStrategy, Source, SourceError, Split, Timestamp, Tumbling, Watermarks,
+};
 use millstream_connectors::memory::MemorySink;
 
 /// A key and a time.
@@ -85,4 +87,169 @@ fn a_window_behind_a_union_needs_event_time_on_both_sides() {
     });
     let refused = job.run().unwrap_err().to_string();
     assert!(refused.contains("needs event time"), "{refused}");
+}
+
+/// One stream three ways and together again: parted, doubled, and round and round, across edges and a failure.
+#[test]
+fn what_forks_and_meets_again_is_all_there_also_after_a_restart() {
+    let input = rows(30_000, 1, |row| row as u64 % 23 + 1);
+    // The slow twin: keys above ten are halved at most twice, each time counted under the new key as well.
+    let mut expected = Vec::new();
+    for (key, at) in &input {
+        let mut key = *key;
+        for _ in 0..2 {
+            key = if key % 2 == 0 { key / 2 } else { key + 1 };
+            if key < 5 {
+                break;
+            }
+        }
+        expected.push((key, *at));
+    }
+    let (rounds, windows) = (counted(&expected), counted(&input));
+    for (shards, fails) in [(1, false), (2, true), (2, false)] {
+        let checkpoints = tempfile::tempdir().unwrap();
+        let sinks = [MemorySink::new(), MemorySink::new(), MemorySink::new()];
+        let [round_rows, window_rows, odd_rows] = sinks.clone();
+        let has_failed = Arc::new(AtomicBool::new(!fails));
+        let input = input.clone();
+        let job = Job::new("ways", move |flow| {
+            let has_failed = has_failed.clone();
+            let timed = flow
+                .source(Items::of(input.clone()))
+                .map(move |row: &Row| {
+                    assert!(row.1 < 20_000 || has_failed.swap(true, Ordering::Relaxed), "the test's own failure");
+                    *row
+                })
+                .event_time(|row: &Row| Timestamp(row.1), Watermarks::monotonic());
+            let (all, copy) = timed.tee();
+            let (even, odd) = copy.split(|row| row.0 % 2 == 0);
+            let count = |sink: &MemorySink<(u64, i64, u64)>, name: &str, all: millstream::Stream<_>| {
+                all.key_by(|row: &Row| row.0)
+                    .window(Tumbling::of(HUNDRED_MS))
+                    .aggregate(Count)
+                    .named(name)
+                    .map(|row| (row.key, row.window.start.0, row.value))
+                    .sink(sink.clone());
+            };
+            // Each round crosses an edge of its own.
+            let rounds = all.iterate(
+                2,
+                |round, rows| {
+                    rows.map(|(key, at)| [*key as i64, *at])
+                        .key_by(|row| row[0])
+                        .map_with_state(|_: &mut Nothing, [key, at]: &[i64; 2]| {
+                            (if key % 2 == 0 { key / 2 } else { key + 1 } as u64, *at)
+                        })
+                        .named(format!("round-{round}"))
+                },
+                |row| row.0 < 5,
+            );
+            count(&sinks[0], "rounds", rounds);
+            let (odd, odd_alone) = odd.tee();
+            count(&sinks[1], "both", even.union(odd).boxed());
+            count(&sinks[2], "odd", odd_alone.boxed());
+        });
+        let restart = RestartStrategy { initial: Duration::from_millis(1), ..RestartStrategy::default() };
+        let job = job.shards(shards).checkpoints(checkpoints.path(), Duration::from_millis(2)).restart(restart);
+        let report = job.run().unwrap();
+        let sorted = |sink: &MemorySink<(u64, i64, u64)>| {
+            let mut rows = sink.rows();
+            rows.sort_unstable();
+            rows
+        };
+        let told = format!("{shards} shards, fails {fails}");
+        assert_eq!((report.measured.late, report.restarts.len()), (0, usize::from(fails)), "{told}");
+        assert!(sorted(&window_rows) == windows, "{told}: what was parted is not what there was");
+        assert!(sorted(&round_rows) == rounds, "{told}: rounds lost or repeated rows");
+        let odd: Vec<_> = windows.iter().filter(|(key, ..)| key % 2 == 1).copied().collect();
+        assert!(sorted(&odd_rows) == odd, "{told}");
+    }
+}
+
+/// States of an operator that only moves rows to their key.
+#[derive(millstream::state::KeyedState)]
+struct Nothing {
+    _none: millstream::state::Value<u8>,
+}
+
+/// Rows of which each poll brings only a few.
+#[derive(Clone)]
+struct Few(Items<Row>);
+
+struct FewAtATime(Box<dyn Split<Batch = Vec<Row>>>);
+
+impl Source for Few {
+    type Batch = Vec<Row>;
+
+    fn open(&self, shard: u32, shards: u32) -> Result<Vec<Box<dyn Split<Batch = Vec<Row>>>>, SourceError> {
+        let splits = self.0.open(shard, shards)?.into_iter();
+        Ok(splits.map(|split| Box::new(FewAtATime(split)) as Box<dyn Split<Batch = Vec<Row>>>).collect())
+    }
+
+    fn describe(&self) -> String {
+        "few".to_owned()
+    }
+}
+
+impl Split for FewAtATime {
+    type Batch = Vec<Row>;
+
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn poll(&mut self, out: &mut Vec<Row>, _rows_max: usize) -> Result<Polled, SourceError> {
+        self.0.poll(out, 8)
+    }
+
+    fn position(&self) -> u64 {
+        self.0.position()
+    }
+
+    fn seek(&mut self, position: u64) -> Result<(), SourceError> {
+        self.0.seek(position)
+    }
+}
+
+/// Two sources of one time, one of which could run away: it is never further ahead than it may be, but for the batch it had
+/// in hand; the slow one never waits, and all rows arrive.
+#[test]
+fn aligned_sources_stay_abreast() {
+    const ROWS: i64 = 40_000;
+    for (shards, is_aligned) in [(1, true), (2, true), (2, false)] {
+        let slowest = Arc::new(AtomicI64::new(0));
+        let furthest = Arc::new(AtomicI64::new(0));
+        let (job_slowest, job_furthest) = (slowest.clone(), furthest.clone());
+        let abreast = Alignment::within(Duration::from_secs(2));
+        let sink = MemorySink::new();
+        let counts = sink.clone();
+        let job = Job::new("aligned", move |flow| {
+            let (slowest, furthest) = (job_slowest.clone(), job_furthest.clone());
+            let all = rows(ROWS, 1, |row| row as u64 % 7);
+            let at = |row: &Row| Timestamp(row.1);
+            let fast = flow.source(Items::of(all.clone())).event_time(at, Watermarks::monotonic());
+            let slow = flow.source(Few(Items::of(all))).event_time(at, Watermarks::monotonic());
+            let (fast, slow) = if is_aligned { (fast.aligned(&abreast), slow.aligned(&abreast)) } else { (fast, slow) };
+            let seen = slowest.clone();
+            let slow = slow.inspect(move |row, _| {
+                seen.fetch_max(row.1, Ordering::Relaxed);
+            });
+            let look = move |row: &Row, _| {
+                furthest.fetch_max(row.1 - slowest.load(Ordering::Relaxed), Ordering::Relaxed);
+            };
+            fast.inspect(look)
+                .union(slow)
+                .key_by(|row| row.0)
+                .window(Tumbling::of(HUNDRED_MS))
+                .aggregate(Count)
+                .map(|row| row.value)
+                .sink(sink.clone());
+        });
+        let checkpoints = tempfile::tempdir().unwrap();
+        let report = job.shards(shards).checkpoints(checkpoints.path(), Duration::from_millis(5)).run().unwrap();
+        assert_eq!((counts.rows().iter().sum::<u64>(), report.measured.late), (2 * ROWS as u64, 0));
+        let furthest = furthest.load(Ordering::Relaxed);
+        // A batch is a second, or two where two shards have every other row of it; who is slowest is told by each shard.
+        assert_eq!(furthest < 2_000 + 2_048 + 500, is_aligned, "{shards} shards: {furthest} ms ahead");
+    }
 }

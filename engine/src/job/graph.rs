@@ -16,8 +16,10 @@ use millstream_state::{
 };
 
 use super::config::{Config, StateBacking};
+use crate::road::pacing::Pace;
 use crate::road::sink::Guarantee;
 use crate::run::fault::JobError;
+use crate::run::io::IoRoom;
 use crate::run::task::Task;
 use crate::time::BatchClock;
 
@@ -156,6 +158,8 @@ pub(crate) struct Site {
     pub(crate) shard: u32,
     pub(crate) config: Arc<Config>,
     pub(crate) store: Option<Rc<Store>>,
+    /// Where what has to wait is awaited.
+    pub(crate) io: Rc<IoRoom>,
     pub(crate) restored: Option<Arc<Manifest>>,
     /// Where the keyed state of `restored` is, if that is no checkpoint.
     pub(crate) savepoint: Option<Arc<Savepoint>>,
@@ -180,6 +184,8 @@ pub struct Graph {
     pub(crate) tasks: Vec<Box<dyn Task>>,
     /// What the job's closures read; told of each batch.
     pub(crate) clock: BatchClock,
+    /// What the sources of the chain that is being attached keep to.
+    pub(crate) pace: Option<Pace>,
     pub(crate) error: Option<JobError>,
 }
 
@@ -192,7 +198,7 @@ impl fmt::Debug for Graph {
 impl Graph {
     pub(crate) fn new(site: Option<Site>) -> Graph {
         let clock = site.as_ref().map_or_else(BatchClock::default, |site| BatchClock::of(site.config.clock.clone()));
-        Graph { plan: Plan::default(), site, tasks: Vec::new(), clock, error: None }
+        Graph { plan: Plan::default(), site, tasks: Vec::new(), clock, pace: None, error: None }
     }
 
     /// Takes this shard's ends of an edge.

@@ -7,6 +7,8 @@ pub(crate) mod graph;
 pub mod joins;
 pub mod keyed;
 pub mod process;
+pub mod requests;
 pub mod stateful;
 pub mod stream;
+pub mod ways;
 pub mod windowed;

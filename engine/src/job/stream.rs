@@ -13,6 +13,7 @@ use crate::road::fallible::{DeadLetter, OnError, TryMap, TryMapOr};
 use crate::road::ingestion::IngestionTime;
 use crate::road::keyed::{ByValue, InRow};
 use crate::road::lookup::{Lookup, LookupTable};
+use crate::road::pacing::Alignment;
 use crate::road::rows::Rows;
 use crate::road::sink::{Sink, SinkStage};
 use crate::road::union::Union;
@@ -165,7 +166,7 @@ impl<C: Chain> Stream<C> {
         F: Fn(&C::Out) -> Timestamp + 'static,
         W: WatermarkStrategy<C::Out>,
     {
-        self.then("event_time", "", |upstream, node| EventTime { upstream, time, watermarks, node })
+        self.then("event_time", "", |upstream, node| EventTime { upstream, time, watermarks, alignment: None, node })
     }
 
     /// Takes the wall time at which a row is read for its event time. Time goes on by itself, also while nothing comes, so
@@ -265,6 +266,38 @@ impl<C: Chain> Stream<C> {
         if let Some(stage) = SinkStage::open(&sink, node, graph) {
             self.chain.attach(stage, graph);
         }
+    }
+}
+
+impl<C, F, W> Stream<EventTime<C, F, W>> {
+    /// Has the sources of this stream pause while it is far ahead of others that are aligned with it in event time, so that
+    /// what the fast ones read does not have to be kept until the slow ones come up. Said right behind
+    /// [`event_time`](Stream::event_time).
+    ///
+    /// A stream that is idle is not waited for. One that pauses goes on taking part in checkpoints.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use millstream::{Alignment, Items, Job, Timestamp, Watermarks};
+    /// # use millstream_connectors::memory::NullSink;
+    /// let abreast = Alignment::within(Duration::from_secs(30));
+    /// Job::new("both", move |flow| {
+    ///     let orders = flow
+    ///         .source(Items::of(vec![1_i64, 2, 3]))
+    ///         .event_time(|at| Timestamp(*at), Watermarks::monotonic())
+    ///         .aligned(&abreast);
+    ///     let payments = flow
+    ///         .source(Items::of(vec![4_i64, 5]))
+    ///         .event_time(|at| Timestamp(*at), Watermarks::monotonic())
+    ///         .aligned(&abreast);
+    ///     orders.union(payments).sink(NullSink::new());
+    /// })
+    /// .run()?;
+    /// # Ok::<(), millstream::JobError>(())
+    /// ```
+    pub fn aligned(mut self, alignment: &Alignment) -> Self {
+        self.chain.alignment = Some(alignment.clone());
+        self
     }
 }
 

@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use super::chain::{Chain, Signal, SplitStanding, Stage};
+use super::pacing::{Alignment, Pacing};
 use super::rows::{Rows, Timed};
 use super::watermarks::WatermarkStrategy;
 use crate::job::graph::{Graph, NodeId};
@@ -100,6 +101,8 @@ pub struct EventTime<C, F, W> {
     pub(crate) upstream: C,
     pub(crate) time: F,
     pub(crate) watermarks: W,
+    /// Whom its sources are not to run away from.
+    pub(crate) alignment: Option<Alignment>,
     pub(crate) node: NodeId,
 }
 
@@ -111,6 +114,7 @@ struct EventTimeStage<F, W, N> {
     ticked_ms: i64,
     /// Nothing can come any more.
     is_over: bool,
+    pacing: Option<Pacing>,
     node: NodeId,
     next: N,
 }
@@ -119,14 +123,26 @@ impl<C: Chain, F: Fn(&C::Out) -> Timestamp + 'static, W: WatermarkStrategy<C::Ou
     type Out = C::Out;
 
     fn attach<N: Stage<C::Out>>(self, next: N, graph: &mut Graph) {
-        let EventTime { upstream, time, watermarks, node } = self;
+        let EventTime { upstream, time, watermarks, alignment, node } = self;
         let clock = SplitClock::new();
-        upstream
-            .attach(EventTimeStage { time, watermarks, clock, ticked_ms: i64::MIN, is_over: false, node, next }, graph);
+        let pacing = graph.on_site(|_, _| Ok(alignment.map(|alignment| alignment.join()))).flatten();
+        let pace_of_others = graph.pace.take();
+        graph.pace = pacing.as_ref().map(|pacing| pacing.pace.clone());
+        let stage = EventTimeStage { time, watermarks, clock, ticked_ms: i64::MIN, is_over: false, pacing, node, next };
+        upstream.attach(stage, graph);
+        graph.pace = pace_of_others;
     }
 }
 
 impl<F, W, N> EventTimeStage<F, W, N> {
+    /// Lets those know who are aligned with this one.
+    #[inline(always)]
+    fn has_come_to(&mut self, watermark: Timestamp) {
+        if let Some(pacing) = &mut self.pacing {
+            pacing.tell(watermark);
+        }
+    }
+
     /// Asks the generators of active splits, where there are any and it is time.
     fn tick<T: ?Sized>(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault>
     where
@@ -145,6 +161,7 @@ impl<F, W, N> EventTimeStage<F, W, N> {
         for split in active {
             let watermark = self.watermarks.periodic(split, cx.now_ms);
             if let Some(watermark) = self.clock.says(split, watermark) {
+                self.has_come_to(watermark);
                 self.next.signal(Signal::Watermark(watermark), cx)?;
             }
         }
@@ -166,7 +183,10 @@ where
         let watermark = self.watermarks.after_rows(cx.split, &timed, cx.now_ms);
         self.next.batch(&timed, cx)?;
         match self.clock.says(cx.split, watermark) {
-            Some(watermark) => self.next.signal(Signal::Watermark(watermark), cx),
+            Some(watermark) => {
+                self.has_come_to(watermark);
+                self.next.signal(Signal::Watermark(watermark), cx)
+            }
             None => Ok(()),
         }
     }
@@ -178,14 +198,22 @@ where
                     self.clock.call(split, &origin.split);
                 }
                 return match self.clock.stands(standing) {
-                    Some(watermark) => self.next.signal(Signal::Watermark(watermark), cx),
+                    Some(watermark) => {
+                        self.has_come_to(watermark);
+                        self.next.signal(Signal::Watermark(watermark), cx)
+                    }
                     None => Ok(()),
                 };
             }
             Signal::Flush if W::IS_PERIODIC && !self.is_over => self.tick::<T>(cx)?,
-            Signal::Watermark(Timestamp::MAX) => self.is_over = true,
+            Signal::Watermark(Timestamp::MAX) => {
+                self.is_over = true;
+                self.has_come_to(Timestamp::MAX);
+            }
             Signal::Barrier(barrier) => self.is_over |= barrier.last,
-            Signal::Flush | Signal::Watermark(_) | Signal::Idle | Signal::Active => {}
+            Signal::Idle => self.has_come_to(Timestamp::MAX),
+            Signal::Active => self.has_come_to(self.clock.current),
+            Signal::Flush | Signal::Watermark(_) => {}
         }
         self.next.signal(signal, cx)
     }
@@ -195,6 +223,9 @@ where
     }
 
     fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        if let Some(pacing) = &mut self.pacing {
+            pacing.look(cx.now_ms);
+        }
         self.next.resume(cx)
     }
 

@@ -1,6 +1,7 @@
 //! A record's road, in the order it is taken.
 
 pub mod source;
+pub mod then;
 pub(crate) mod deal;
 pub mod read;
 pub mod rows;
@@ -10,6 +11,7 @@ pub mod fallible;
 pub mod union;
 pub mod watermarks;
 pub mod event_time;
+pub mod pacing;
 pub mod ingestion;
 pub mod lookup;
 pub mod aggregate;
@@ -22,9 +24,11 @@ pub mod running;
 pub mod stateful;
 pub mod timers;
 pub mod side;
+pub mod fork;
 pub mod process;
 pub mod connect;
 pub mod join;
+pub mod requests;
 pub mod sink;
 #[cfg(test)]
 mod trial;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::chain::{Chain, Signal, SplitStanding, Stage};
 use super::deal::{Filed, Hand, deal};
+use super::pacing::{LOOK_AGAIN_MS, Pace};
 use super::rows::{BATCH_ROWS, Batch};
 use super::source::{Polled, Source, Split};
 use crate::epoch::Barrier;
@@ -32,12 +33,12 @@ impl<S: Source> Chain for Read<S> {
     type Out = <S::Batch as Batch>::Item;
 
     fn attach<N: Stage<Self::Out>>(self, next: N, graph: &mut Graph) {
-        let (source, node) = (self.source, self.node);
+        let (source, node, pace) = (self.source, self.node, graph.pace.clone());
         let task = graph.on_site(|site, plan| {
             let uid = plan.uid(node);
             let hand = deal(&source, &uid, site)?;
             let idle_timeout = site.config.idle_timeout;
-            Ok(SourceTask::<S, N>::new(node, hand, idle_timeout, next))
+            Ok(SourceTask::<S, N>::new(node, hand, idle_timeout, pace, next))
         });
         if let Some(task) = task {
             graph.tasks.push(Box::new(task));
@@ -57,6 +58,8 @@ enum Standing {
     /// Silent since this wall time (ms), still holding time back.
     Silent(i64),
     Idle,
+    /// It waits for other splits to end, and time does not wait for it.
+    NotBegun,
     Ended,
 }
 
@@ -68,6 +71,8 @@ struct SourceTask<S: Source, N> {
     turn: usize,
     batch: S::Batch,
     idle_timeout: Duration,
+    /// Whether it is to pause for others, if it is aligned with any.
+    pace: Option<Pace>,
     barrier: Option<Barrier>,
     wake_at_ms: Option<i64>,
     rows_in: u64,
@@ -82,7 +87,7 @@ struct SourceTask<S: Source, N> {
 }
 
 impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
-    fn new(node: NodeId, hand: Hand<S::Batch>, idle_timeout: Duration, next: N) -> Self {
+    fn new(node: NodeId, hand: Hand<S::Batch>, idle_timeout: Duration, pace: Option<Pace>, next: N) -> Self {
         let splits = hand
             .splits
             .into_iter()
@@ -95,6 +100,7 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
             turn: 0,
             batch: S::Batch::default(),
             idle_timeout,
+            pace,
             barrier: None,
             wake_at_ms: None,
             rows_in: 0,
@@ -150,8 +156,9 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
                 self.wake_at_ms = Some(self.wake_at_ms.map_or(at, |earlier| earlier.min(at)));
                 Standing::Active
             }
+            Polled::NotBegun => Standing::NotBegun,
             Polled::Idle => match before {
-                Standing::Active => Standing::Silent(cx.now_ms),
+                Standing::Active | Standing::NotBegun => Standing::Silent(cx.now_ms),
                 Standing::Silent(since) if cx.now_ms - since >= self.idle_timeout_ms() => Standing::Idle,
                 still => still,
             },
@@ -167,15 +174,16 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> SourceTask<S, N> {
                 return Ok(());
             }
             (_, Standing::Ended) => SplitStanding::Ended(index),
-            (_, Standing::Idle) => SplitStanding::Idle(index),
-            (Standing::Idle, Standing::Active) => SplitStanding::Active(index),
+            (_, Standing::Idle | Standing::NotBegun) => SplitStanding::Idle(index),
+            (Standing::Idle, Standing::Active) | (Standing::NotBegun, _) => SplitStanding::Active(index),
             _ => return Ok(()),
         };
         self.next.signal(Signal::Split(told), cx)?;
         if self.splits.iter().all(|split| split.standing == Standing::Ended) {
             return Ok(());
         }
-        let quiet = self.splits.iter().all(|split| matches!(split.standing, Standing::Idle | Standing::Ended));
+        let is_quiet = |standing| matches!(standing, Standing::Idle | Standing::NotBegun | Standing::Ended);
+        let quiet = self.splits.iter().all(|split| is_quiet(split.standing));
         if quiet == std::mem::replace(&mut self.quiet, quiet) {
             return Ok(());
         }
@@ -246,6 +254,10 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> Task for SourceTask<S, N> {
             if self.ended {
                 return Ok(progress);
             }
+            if self.pace.as_ref().is_some_and(Pace::pauses) {
+                self.wake_at_ms = Some(cx.now_ms.saturating_add(LOOK_AGAIN_MS));
+                return Ok(progress);
+            }
             match self.read_batch(cx)? {
                 Progress::Worked => progress = Progress::Worked,
                 _ if self.splits.iter().all(|split| split.standing == Standing::Ended) => {
@@ -284,7 +296,7 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> Task for SourceTask<S, N> {
             Standing::Silent(_) | Standing::Idle if split.reader.wake_fd().is_none() => Some(now_ms + BLIND_POLL_MS),
             // Nothing else would wake the shard to let time go on without this split.
             Standing::Silent(since) => Some(since.saturating_add(self.idle_timeout_ms())),
-            Standing::Active | Standing::Idle | Standing::Ended => None,
+            Standing::Active | Standing::Idle | Standing::NotBegun | Standing::Ended => None,
         });
         of_splits.chain(self.wake_at_ms).min()
     }

@@ -3,6 +3,7 @@
 use std::os::fd::RawFd;
 
 use super::rows::Batch;
+use super::then::Then;
 
 /// What a job reads from. One value describes the whole input; every shard opens its own splits of it.
 /// `examples/src/bin/ysb_small.rs` makes one in forty lines.
@@ -33,6 +34,31 @@ pub trait Source: 'static {
 
     /// A short description for plans and logs: `log /data/ads`.
     fn describe(&self) -> String;
+
+    /// This source to its end, and then the other: backfill, then live.
+    ///
+    /// Every shard goes over by itself once its own splits of the first source have ended. Splits of the second are opened
+    /// at once and read from where they stand then, so open them where the first ends: what is in both comes twice. They
+    /// have no say in the watermark before they begin, and from then on they hold it back until they speak or are idle.
+    ///
+    /// ```
+    /// use millstream::{Items, Job, Source};
+    /// # use millstream_connectors::memory::MemorySink;
+    /// # let sink = MemorySink::new();
+    /// # let rows = sink.clone();
+    /// Job::new("all", move |flow| {
+    ///     flow.source(Items::of(vec![1, 2, 3]).then(Items::of(vec![4, 5]))).sink(sink.clone());
+    /// })
+    /// .run()?;
+    /// assert_eq!(rows.rows(), [1, 2, 3, 4, 5]);
+    /// # Ok::<(), millstream::JobError>(())
+    /// ```
+    fn then<B: Source<Batch = Self::Batch>>(self, second: B) -> Then<Self, B>
+    where
+        Self: Sized,
+    {
+        Then { first: self, second }
+    }
 }
 
 /// One ordered, replayable part of a source: a partition, a file, a generator's stride.
@@ -80,6 +106,9 @@ pub enum Polled {
     Idle,
     /// Nothing now; ask again at this wall time (ms), as an open-loop generator that is ahead of its schedule.
     IdleUntilMs(i64),
+    /// Nothing yet, and time is not to wait for it: the split begins where others of its source have ended. The shard does not
+    /// wake for its sake.
+    NotBegun,
     /// Nothing any more: the split is bounded and has been read to its end.
     End,
 }

@@ -152,7 +152,8 @@ impl IoRoom {
     }
 }
 
-async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T, String> {
+/// The value that `work` comes to, or its panic in words.
+pub(crate) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let mut work = Box::pin(work);
     std::future::poll_fn(move |cx| match panics::catch(|| work.as_mut().poll(cx)) {
         Ok(poll) => poll.map(Ok),

@@ -212,6 +212,7 @@ impl Shard {
             shard: start.shard,
             config: start.config.clone(),
             store,
+            io: io.clone(),
             restored: start.restored.clone(),
             savepoint: start.savepoint,
             taken: Cell::default(),

@@ -125,6 +125,11 @@ impl<'a> Cx<'a> {
         self.epoch.as_deref_mut().expect("a barrier travels only while its epoch is open")
     }
 
+    /// The epoch whose barrier is on the shard's roads, or has been and is still being settled.
+    pub(crate) fn open_epoch(&self) -> Option<Epoch> {
+        self.epoch.as_ref().map(|epoch| epoch.barrier.epoch)
+    }
+
     /// Freezes an operator's keyed state at the barrier and files its small state.
     pub(crate) fn freeze(&mut self, node: NodeId, store: &mut PageStore, barrier: Barrier, small: serde_json::Value) {
         let epoch = self.epoch();

@@ -325,10 +325,12 @@ impl World {
         let edges = self.describe(Flow::new(Graph::new(None)), 0, positions[0]).1.plan.edges;
         let mut laid = lay(edges, &doorbells, self.cruelty.buffers);
         for shard in 0..count {
+            let io = IoRoom::open(shard as u32, Some(self.store.clone()), doorbells[shard].fd().as_raw_fd()).unwrap();
             let site = Site {
                 shard: shard as u32,
                 config: config.clone(),
                 store: Some(self.store.clone()),
+                io: io.clone(),
                 restored: restored.clone(),
                 savepoint: None,
                 taken: Cell::default(),
@@ -337,7 +339,6 @@ impl World {
             };
             let (script, graph) = self.describe(Flow::new(Graph::new(Some(site))), shard, positions[shard]);
             assert!(graph.error.is_none(), "{}", graph.error.unwrap());
-            let io = IoRoom::open(shard as u32, Some(self.store.clone()), doorbells[shard].fd().as_raw_fd()).unwrap();
             self.shards.push(OnTrial {
                 tasks: graph.tasks,
                 plan: graph.plan,
