@@ -3,6 +3,7 @@
 //! ```text
 //! cli ─▶ limit    hand-written loops, no engine: what the machine can do
 //!     ├▶ ysb      the Yahoo benchmark: events → query → result rows → the slow answer
+//!     ├▶ windows  a window kind and many keys → a digest of all results → the slow answer
 //!     └▶ state    the keyed count: keys → running count → its checkpoints → the slow answer
 //!        keys     keys for the keyed count      machine   cores, distance, usage
 //!        report   what a run says at its end
@@ -17,4 +18,5 @@ pub mod limit;
 pub mod machine;
 pub mod report;
 pub mod state;
+pub mod windows;
 pub mod ysb;

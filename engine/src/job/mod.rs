@@ -11,4 +11,5 @@ pub mod requests;
 pub mod stateful;
 pub mod stream;
 pub mod ways;
+pub mod triggered;
 pub mod windowed;

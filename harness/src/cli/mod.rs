@@ -11,6 +11,7 @@ mod limit;
 mod state;
 pub mod values;
 mod verify;
+mod windows;
 mod ysb;
 
 use std::io::Write as _;
@@ -33,6 +34,7 @@ Examples:
   harness ysb                            the Yahoo benchmark: 50M events on all cores, verified
   harness chaos ysb --kills 20           the same, killed twenty times
   harness state --keys 10M               a running count for each of 10M keys, verified
+  harness windows --kind session         sessions of a million keys, verified
   harness limit                          the Yahoo query by hand: what this machine can do
   harness limit --shape table --keys 10M a keyed count by hand
   harness checkpoint inspect DIR         what checkpoints hold, and whether they are sound
@@ -48,6 +50,8 @@ enum Verb {
     Ysb(Box<ysb::YsbArgs>),
     /// Run a running count for each of many keys on the engine: state, checkpoints, restarts
     State(Box<state::StateArgs>),
+    /// Run windows of a kind over many keys: what they cost, and how long a firing holds up the loop
+    Windows(windows::WindowsArgs),
     /// Write input to files
     Generate(generate::GenerateArgs),
     /// Recount a log and compare committed output with it
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
     let verdict = match &cli.verb {
         Verb::Ysb(args) => ysb::run(args),
         Verb::State(args) => state::run(args),
+        Verb::Windows(args) => windows::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Chaos(args) => chaos::run(args),
