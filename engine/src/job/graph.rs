@@ -108,7 +108,9 @@ impl Plan {
                     node.input.map_or(String::new(), |input| self.uid(input))
                 )));
             }
-            if matches!(node.kind, "window" | "interval_join") && !self.has_event_time(NodeId(index as u32)) {
+            if matches!(node.kind, "window" | "interval_join" | "window_join" | "co_group" | "as_of")
+                && !self.has_event_time(NodeId(index as u32))
+            {
                 return Err(JobError::Unusable(format!(
                     "{} \"{uid}\" needs event time, and nothing before it gives any: put .event_time(|e| .., Watermarks::..) before .key_by(..)",
                     node.kind

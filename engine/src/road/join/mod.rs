@@ -10,16 +10,19 @@
 //! | `pairing.rs` | what a closure is asked for: inner and outer |
 //! | `regular.rs` | all pairs of a key; kept for ever, or for a time to live |
 //! | `interval.rs` | pairs whose times lie so and so far apart |
+//! | `grouped.rs` | what falls into one window: pairs, or both lists |
 //!
 //! Each is a [`CoProcess`](crate::CoProcess) over states of its own: order, snapshots, other numbers of shards and restarts
 //! are those of process functions.
 
+mod grouped;
 mod interval;
 mod pairing;
 mod regular;
 #[cfg(test)]
 mod tests;
 
+pub use self::grouped::{BothLists, EachPair, Grouped, Grouping};
 pub(crate) use self::interval::Bounds;
 pub use self::interval::{Interval, TimedSides};
 pub use self::pairing::{FullOuter, Inner, LeftOuter, Pairing, RightOuter};
@@ -39,3 +42,8 @@ pub trait JoinRow: Kept<Form = InPlace> + Fixed {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Kept<Form = InPlace> + Fixed> JoinRow for T {}
+
+/// A moment, or the end of time that it lies beyond.
+fn clipped(at: i128) -> i64 {
+    at.clamp(i64::MIN.into(), i64::MAX.into()) as i64
+}
