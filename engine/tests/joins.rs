@@ -4,6 +4,7 @@
 
 mod sales;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,10 +12,11 @@ use std::time::Duration;
 use millstream::job::stream::Boxed;
 use millstream::state::{KeyedState, Value};
 use millstream::{
-    BoxError, CoProcess, Job, Polled, Process, ProcessContext, RestartStrategy, Source, SourceError, Split, Stream,
-    Timer, Timestamp, Watermarks,
+    BoxError, CoProcess, Items, Job, Polled, Process, ProcessContext, RestartStrategy, Sliding, Source, SourceError,
+    Split, Stream, Timer, Timestamp, Tumbling, Watermarks,
 };
 use millstream_connectors::file::FileSink;
+use millstream_connectors::memory::NullSink;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sales::{Once, Place, assert_same};
@@ -441,4 +443,236 @@ proptest! {
 fn interval_joins_endure() {
     let (left, right) = (many(12_000, 5, 50), many(12_000, 6, 50));
     endures(&left, &right, interval::<-20, 35, 3>, &interval_pairs(&left, &right, (-20, 35), 3), "a full outer join");
+}
+
+// ---- windows ------------------------------------------------------------------------------------------------------------
+
+/// Windows as constants: size, slide and offset.
+fn windows<const SIZE: i64, const SLIDE: i64, const OFFSET: i64>() -> Sliding {
+    Sliding::try_of_ms(SIZE, SLIDE, OFFSET).unwrap()
+}
+
+fn windowed<const SIZE: i64, const SLIDE: i64, const OFFSET: i64>(left: Rows, right: Rows) -> Stream<Boxed<Pair>> {
+    let (left, right) = (left.key_by(|row| row.key), right.key_by(|row| row.key));
+    let joined = left.window_join(right).window(windows::<SIZE, SLIDE, OFFSET>());
+    joined.inner(|left, right| [left.number, right.number]).named("join").boxed()
+}
+
+/// Of a key and a window the sums of both sides' numbers, and -1 for a side without rows.
+fn co_grouped<const SIZE: i64, const SLIDE: i64, const OFFSET: i64>(left: Rows, right: Rows) -> Stream<Boxed<Pair>> {
+    let (left, right) = (left.key_by(|row| row.key), right.key_by(|row| row.key));
+    let grouped = left.co_group(right).window(windows::<SIZE, SLIDE, OFFSET>());
+    grouped.apply(|_, _, left, right| [[sum(left), sum(right)]]).named("join").boxed()
+}
+
+fn sum(rows: &[Row]) -> i64 {
+    if rows.is_empty() { -1 } else { rows.iter().map(|row| row.number).sum() }
+}
+
+/// The rows of every key and window, by definition.
+fn groups(left: &[Row], right: &[Row], windows: Sliding) -> BTreeMap<(u64, i64), [Vec<Row>; 2]> {
+    let mut groups: BTreeMap<(u64, i64), [Vec<Row>; 2]> = BTreeMap::new();
+    for (side, rows) in [left, right].into_iter().enumerate() {
+        for row in rows {
+            for window in windows.windows_of(Timestamp(row.at)) {
+                groups.entry((row.key, window.end.0 - 1)).or_default()[side].push(*row);
+            }
+        }
+    }
+    groups
+}
+
+fn window_pairs(left: &[Row], right: &[Row], windows: Sliding) -> Vec<String> {
+    let mut lines = Vec::new();
+    for ((_, last), [left, right]) in groups(left, right, windows) {
+        for left in left {
+            lines.extend(right.iter().map(|right| format!("{} {} @{last}", left.number, right.number)));
+        }
+    }
+    lines.sort_unstable();
+    lines
+}
+
+fn window_sums(left: &[Row], right: &[Row], windows: Sliding) -> Vec<String> {
+    let groups = groups(left, right, windows).into_iter();
+    let mut lines: Vec<String> =
+        groups.map(|((_, last), [left, right])| format!("{} {} @{last}", sum(&left), sum(&right))).collect();
+    lines.sort_unstable();
+    lines
+}
+
+type Windows = (Join, Join, fn() -> Sliding);
+
+const WINDOWS: [Windows; 4] = [
+    (windowed::<20, 20, 0>, co_grouped::<20, 20, 0>, windows::<20, 20, 0>),
+    (windowed::<20, 20, 7>, co_grouped::<20, 20, 7>, windows::<20, 20, 7>),
+    (windowed::<30, 10, 3>, co_grouped::<30, 10, 3>, windows::<30, 10, 3>),
+    (windowed::<7, 10, 0>, co_grouped::<7, 10, 0>, windows::<7, 10, 0>),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn window_joins_and_co_groups_equal_nested_loops(
+        left in side(), right in side(), shards in 1_u32..4, step in 1_usize..20, which in 0..WINDOWS.len(),
+    ) {
+        let (joined, grouped, windows) = WINDOWS[which];
+        let windows = windows();
+        prop_assert_eq!(play(&left, &right, shards, step, joined), window_pairs(&left, &right, windows), "{:?}", windows);
+        prop_assert_eq!(play(&left, &right, shards, step, grouped), window_sums(&left, &right, windows), "{:?}", windows);
+    }
+}
+
+#[test]
+fn window_joins_endure() {
+    let (left, right) = (many(6_000, 7, 50), many(6_000, 8, 50));
+    let windows = windows::<300, 100, 0>();
+    endures(&left, &right, windowed::<300, 100, 0>, &window_pairs(&left, &right, windows), "a sliding join");
+}
+
+// ---- versions -----------------------------------------------------------------------------------------------------------
+
+fn as_of<const OUTER: bool>(left: Rows, right: Rows) -> Stream<Boxed<Pair>> {
+    let as_of = left.key_by(|row| row.key).as_of(right.key_by(|row| row.key));
+    if OUTER {
+        return as_of.left_outer(|left, right| [left.number, number(right)]).named("join").boxed();
+    }
+    as_of.inner(|left, right| [left.number, right.number]).named("join").boxed()
+}
+
+/// Of versions of one key and time, the first alone: which comes last is not the same on every number of shards.
+fn versions(rows: &[Row]) -> Vec<Row> {
+    let mut seen = BTreeSet::new();
+    rows.iter().filter(|row| seen.insert((row.key, row.at))).copied().collect()
+}
+
+fn valid_pairs(left: &[Row], right: &[Row], outer: bool) -> Vec<String> {
+    let of = |left: &Row| {
+        let versions = right.iter().filter(|right| right.key == left.key && right.at <= left.at);
+        let version = versions.max_by_key(|right| right.at);
+        (outer || version.is_some()).then(|| format!("{} {} @{}", left.number, number(version), left.at))
+    };
+    let mut lines: Vec<String> = left.iter().filter_map(of).collect();
+    lines.sort_unstable();
+    lines
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn rows_meet_the_version_of_their_time(
+        left in side(), right in side(), shards in 1_u32..4, step in 1_usize..20, outer: bool,
+    ) {
+        let right = versions(&right);
+        let join = if outer { as_of::<true> } else { as_of::<false> };
+        prop_assert_eq!(play(&left, &right, shards, step, join), valid_pairs(&left, &right, outer));
+    }
+}
+
+#[test]
+fn temporal_joins_endure() {
+    let (left, right) = (many(12_000, 9, 50), versions(&many(12_000, 10, 50)));
+    endures(&left, &right, as_of::<true>, &valid_pairs(&left, &right, true), "an outer temporal join");
+}
+
+// ---- what comes again -----------------------------------------------------------------------------------------------------
+
+const TTL_MS: i64 = 25;
+
+fn once(left: Rows, right: Rows) -> Stream<Boxed<Pair>> {
+    let rows = left.union(right).key_by(|row| row.key).dedup(Duration::from_millis(TTL_MS as u64));
+    rows.named("join").map(|row| [row.number, -1]).boxed()
+}
+
+/// The row of a line.
+fn row_of(line: &str, rows: &[Row]) -> Row {
+    rows[line.split(' ').next().unwrap().parse::<usize>().unwrap()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn of_rows_that_come_again_one_passes(rows in side(), shards in 1_u32..4, step in 1_usize..20) {
+        let lines = play(&rows, &[], shards, step, once);
+        let passed: Vec<Row> = lines.iter().map(|line| row_of(line, &rows)).collect();
+        for row in &rows {
+            let by = |other: &&Row| other.key == row.key && other.number != row.number;
+            let is_first = passed.iter().any(|passed| passed.number == row.number);
+            // One that passed stands for those that come in its time; no other passes in that.
+            let stands = |other: &Row| row.at < other.at + TTL_MS;
+            let is_again = passed.iter().filter(by).any(stands);
+            prop_assert!(is_first || is_again, "{:?} was dropped for nothing", row);
+            let too_near = |other: &Row| (row.at - other.at).abs() < TTL_MS;
+            prop_assert!(!is_first || !passed.iter().filter(by).any(too_near), "{:?} passed as well", row);
+        }
+    }
+}
+
+#[test]
+fn on_one_shard_the_first_to_come_passes() {
+    let rows = many(5_000, 11, 20);
+    let (mut until, mut expected) = (BTreeMap::new(), Vec::new());
+    for row in &rows {
+        let until = until.entry(row.key).or_insert(i64::MIN);
+        if *until <= row.at {
+            *until = row.at + TTL_MS;
+            expected.push(format!("{} -1 @{}", row.number, row.at));
+        }
+    }
+    expected.sort_unstable();
+    assert_same(&play(&rows, &[], 1, 40, once), &expected, "the first of each 25 ms");
+}
+
+#[test]
+fn without_an_end_one_row_of_each_key_passes() {
+    let rows = many(5_000, 12, 900);
+    let keys: BTreeSet<u64> = rows.iter().map(|row| row.key).collect();
+    for shards in 1..=3 {
+        let lines = play(&rows, &[], shards, 100, |left, right| {
+            left.union(right).key_by(|row| row.key).dedup_unbounded().named("join").map(|row| [row.number, -1]).boxed()
+        });
+        let passed: BTreeSet<u64> = lines.iter().map(|line| row_of(line, &rows).key).collect();
+        assert_eq!((lines.len(), &passed), (keys.len(), &keys), "{shards} shards");
+    }
+}
+
+#[test]
+fn joins_of_time_need_event_time() {
+    let refused = |which: usize| {
+        let job = Job::new("timeless", move |flow| {
+            let rows = || flow.source(Items::of(vec![[1_u64, 2]]));
+            let timed = rows().event_time(|row| Timestamp(row[1] as i64), Watermarks::monotonic());
+            let (timed, bare) = (timed.key_by(|row| row[0]), rows().key_by(|row| row[0]));
+            let tens = Tumbling::of(Duration::from_millis(10));
+            let sink = NullSink::new();
+            match which {
+                0 => timed.interval_join(bare).between(0, 1).inner(|_, _| 0_u64).sink(sink),
+                1 => bare.window_join(timed).window(tens).inner(|_, _| 0_u64).sink(sink),
+                2 => timed.co_group(bare).window(tens).apply(|_, _, _, _| [0_u64]).sink(sink),
+                3 => bare.as_of(timed).inner(|_, _| 0_u64).sink(sink),
+                4 => bare.dedup(Duration::from_secs(1)).map(|_| 0_u64).sink(sink),
+                _ => bare.join_unbounded(timed, |_, _| 0_u64).sink(sink),
+            }
+        });
+        job.explain().err().map(|error| error.to_string())
+    };
+    for which in 0..5 {
+        let told = refused(which).unwrap();
+        assert!(told.contains("needs event time"), "{told}");
+    }
+    assert_eq!(refused(5), None, "all pairs are joined without time");
+}
+
+#[test]
+fn bounds_that_nothing_lies_between_are_refused() {
+    let job = Job::new("nothing", |flow| {
+        let rows = || flow.source(Items::of(vec![[1_u64, 2]])).event_time(|_| Timestamp(0), Watermarks::monotonic());
+        let (left, right) = (rows().key_by(|row| row[0]), rows().key_by(|row| row[0]));
+        left.interval_join(right).between(3, 3).upper_exclusive().inner(|_, _| 0_u64).sink(NullSink::new());
+    });
+    let told = job.run().unwrap_err().to_string();
+    assert!(told.contains("no two rows lie between 3 and 2 ms"), "{told}");
 }

@@ -108,7 +108,7 @@ impl Plan {
                     node.input.map_or(String::new(), |input| self.uid(input))
                 )));
             }
-            if matches!(node.kind, "window" | "interval_join" | "window_join" | "co_group" | "as_of")
+            if matches!(node.kind, "window" | "interval_join" | "window_join" | "co_group" | "as_of" | "dedup")
                 && !self.has_event_time(NodeId(index as u32))
             {
                 return Err(JobError::Unusable(format!(

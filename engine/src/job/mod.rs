@@ -1,6 +1,7 @@
 //! What the user says: a flow of streams, and how it is run.
 pub mod config;
 pub mod connect;
+pub mod dedup;
 pub(crate) mod fit;
 pub mod flow;
 pub(crate) mod graph;
@@ -9,5 +10,6 @@ pub mod keyed;
 pub mod process;
 pub mod stateful;
 pub mod stream;
+pub mod temporal;
 pub mod window_joins;
 pub mod windowed;

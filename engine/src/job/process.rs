@@ -94,9 +94,17 @@ where
     where
         P: Process<G::Key, C::Out>,
     {
-        let KeyedStream { stream, key } = self;
         let detail = format!("{} -> {}", type_name::<G::Key>(), type_name::<P::Out>());
-        let node = stream.flow.node("process", detail, Some(stream.node));
+        self.operate("process", detail, process)
+    }
+
+    /// The same under another name.
+    pub(super) fn operate<P>(self, kind: &'static str, detail: String, process: P) -> Stream<Processed<C, G, P>>
+    where
+        P: Process<G::Key, C::Out>,
+    {
+        let KeyedStream { stream, key } = self;
+        let node = stream.flow.node(kind, detail, Some(stream.node));
         stream.flow.keeps(node, |keyed| {
             let notes = declare::<G::Key, C::Out, P>(&process, keyed).bound.notes;
             stream.flow.change(node, |node| node.notes = notes);

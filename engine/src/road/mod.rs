@@ -25,6 +25,7 @@ pub mod side;
 pub mod process;
 pub mod connect;
 pub mod join;
+pub mod dedup;
 pub mod sink;
 #[cfg(test)]
 mod trial;

@@ -11,10 +11,12 @@
 //! | `regular.rs` | all pairs of a key; kept for ever, or for a time to live |
 //! | `interval.rs` | pairs whose times lie so and so far apart |
 //! | `grouped.rs` | what falls into one window: pairs, or both lists |
+//! | `as_of.rs` | each row with the version that was valid at its time |
 //!
 //! Each is a [`CoProcess`](crate::CoProcess) over states of its own: order, snapshots, other numbers of shards and restarts
 //! are those of process functions.
 
+mod as_of;
 mod grouped;
 mod interval;
 mod pairing;
@@ -22,6 +24,7 @@ mod regular;
 #[cfg(test)]
 mod tests;
 
+pub use self::as_of::{Temporal, Versions};
 pub use self::grouped::{BothLists, EachPair, Grouped, Grouping};
 pub(crate) use self::interval::Bounds;
 pub use self::interval::{Interval, TimedSides};
