@@ -54,6 +54,7 @@ pub mod road;
 pub mod epoch;
 pub mod run;
 
+pub use job::broadcast::{Broadcast, BroadcastConnected};
 pub use job::config::{Config, RestartStrategy, StateBacking};
 pub use job::connect::Connected;
 pub use job::flow::{Flow, Job};
@@ -70,6 +71,7 @@ pub use millstream_state::{
 pub use road::aggregate::{
     Aggregate, Avg, Count, Distinct, First, Last, Max, Min, Number, Quantiles, Reduced, Sketch, Sum, Top,
 };
+pub use road::broadcast::{BroadcastContext, BroadcastProcess};
 pub use road::chain::Chain;
 pub use road::connect::CoProcess;
 pub use road::fallible::{DeadLetter, OnError};

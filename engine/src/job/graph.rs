@@ -123,10 +123,12 @@ impl Plan {
     /// Whether all rows that reach the operator have an event time.
     fn has_event_time(&self, node: NodeId) -> bool {
         let Node { input, also, .. } = &self.nodes[node.0 as usize];
-        let gives = |upstream: &NodeId| {
-            matches!(self.nodes[upstream.0 as usize].kind, "event_time" | "window") || self.has_event_time(*upstream)
-        };
-        input.is_some() && input.iter().chain(also).all(gives)
+        input.is_some() && input.iter().chain(also).all(|upstream| self.gives_event_time(*upstream))
+    }
+
+    /// Whether all rows that the operator hands on have an event time.
+    pub(crate) fn gives_event_time(&self, node: NodeId) -> bool {
+        matches!(self.nodes[node.0 as usize].kind, "event_time" | "window") || self.has_event_time(node)
     }
 }
 
