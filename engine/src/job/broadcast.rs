@@ -17,6 +17,7 @@ use crate::road::broadcast::{BROADCAST, BroadcastProcess, Broadcasting, SharedPo
 use crate::road::chain::{Chain, Stage};
 use crate::road::connect::{Met, OneOf, Port};
 use crate::road::exchange::ToAll;
+use crate::road::join::{JoinRow, WithTable};
 use crate::road::keyed::{ByValue, Contribute, Keying};
 use crate::road::merge::Merge;
 use crate::road::process::Processor;
@@ -54,6 +55,44 @@ where
         assert!(self.stream.flow.is(&broadcast.stream.flow), "two streams of one flow can be connected");
         BroadcastConnected { keyed: self, broadcast }
     }
+
+    /// Joins each row with what a table has of its key. The table is what a broadcast has brought so far: `key_of` says which
+    /// key a row of it is of, and the newest of a key is its entry. `join` is asked for every row, with or without an entry, and
+    /// drops it by answering none.
+    ///
+    /// A row is joined at once, with the table as its shard has it then; where the entry of the row's own time is meant,
+    /// [`as_of`](KeyedStream::as_of) waits for that. All of the table lies in memory on every shard, and its entries stay. For a
+    /// table that does not change there is [`lookup`](Stream::lookup).
+    ///
+    /// ```
+    /// # use millstream::{Items, Job, Stream, Chain};
+    /// # use millstream_connectors::memory::MemorySink;
+    /// /// Purchases of an article, each with its price.
+    /// fn priced(
+    ///     purchases: Stream<impl Chain<Out = u64>>,
+    ///     prices: Stream<impl Chain<Out = [u64; 2]>>,
+    /// ) -> Stream<impl Chain<Out = (u64, u64)>> {
+    ///     let by_article = purchases.key_by(|article| *article);
+    ///     by_article.join_broadcast(prices.broadcast(), |price| price[0], |article, price| Some((*article, price?[1])))
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    /// When the broadcast is of another job's flow.
+    pub fn join_broadcast<D, U, Q, F>(
+        self,
+        table: Broadcast<D>,
+        key_of: Q,
+        join: F,
+    ) -> Stream<Broadcasted<C, G, D, WithTable<C::Out, D::Out, Q, F>>>
+    where
+        D: Chain<Out: Sized + KeyedRow + JoinRow>,
+        U: 'static,
+        Q: Fn(&D::Out) -> G::Key + 'static,
+        F: Fn(&C::Out, Option<&D::Out>) -> Option<U> + 'static,
+    {
+        self.connect_broadcast(table).operate("join_broadcast", WithTable::new(key_of, join))
+    }
 }
 
 /// A keyed stream, and a broadcast that it sees.
@@ -80,6 +119,14 @@ where
     where
         P: BroadcastProcess<G::Key, C::Out, D::Out>,
     {
+        self.operate("connect_broadcast", process)
+    }
+
+    /// The same under another name.
+    fn operate<P>(self, kind: &'static str, process: P) -> Stream<Broadcasted<C, G, D, P>>
+    where
+        P: BroadcastProcess<G::Key, C::Out, D::Out>,
+    {
         let BroadcastConnected { keyed: KeyedStream { stream, key }, broadcast: Broadcast { stream: broadcast } } =
             self;
         let flow = stream.flow;
@@ -88,7 +135,7 @@ where
             (plan.uid(broadcast.node), plan.gives_event_time(broadcast.node))
         };
         let detail = format!("{} -> {}, and {heard}", type_name::<G::Key>(), type_name::<P::Out>());
-        let node = flow.node("connect_broadcast", detail, Some(stream.node));
+        let node = flow.node(kind, detail, Some(stream.node));
         flow.change(node, |node| node.also = Some(broadcast.node));
         let planned = Broadcasting::<G::Key, C::Out, D::Out, P>::new(process, false);
         flow.keeps(node, |keyed| {

@@ -12,8 +12,9 @@
 //! | `interval.rs` | pairs whose times lie so and so far apart |
 //! | `grouped.rs` | what falls into one window: pairs, or both lists |
 //! | `as_of.rs` | each row with the version that was valid at its time |
+//! | `table.rs` | each row with what a broadcast table has of its key |
 //!
-//! Each is a [`CoProcess`](crate::CoProcess) over states of its own: order, snapshots, other numbers of shards and restarts
+//! Each is a [`CoProcess`](crate::CoProcess), or a [`BroadcastProcess`](crate::BroadcastProcess), over states of its own: order, snapshots, other numbers of shards and restarts
 //! are those of process functions.
 
 mod as_of;
@@ -21,6 +22,7 @@ mod grouped;
 mod interval;
 mod pairing;
 mod regular;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +32,7 @@ pub(crate) use self::interval::Bounds;
 pub use self::interval::{Interval, TimedSides};
 pub use self::pairing::{FullOuter, Inner, LeftOuter, Pairing, RightOuter};
 pub use self::regular::{BothSides, PerPair, Regular};
+pub use self::table::{Stateless, Table, WithTable};
 
 use millstream_state::Fixed;
 
