@@ -136,3 +136,27 @@ impl<T: ?Sized + 'static, N: Stage<T>> Stage<T> for Port<N> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn a_chain_without_time_is_not_waited_for_until_it_ends() {
+        let mut meeting = Meeting::without_time_of(1);
+        let mut said = Vec::new();
+        let max = Signal::Watermark(Timestamp::MAX);
+        for (number, signal) in
+            [(0, Signal::Watermark(Timestamp(5))), (0, Signal::Idle), (0, Signal::Active), (0, max), (1, max)]
+        {
+            let passed = meeting.signal(number, signal, |signal| {
+                said.push((number, signal));
+                Ok(())
+            });
+            assert!(passed.is_ok());
+        }
+        let five = Signal::Watermark(Timestamp(5));
+        assert_eq!(said, [(0, five), (0, Signal::Idle), (0, Signal::Active), (0, Signal::Idle), (1, max)]);
+    }
+}
