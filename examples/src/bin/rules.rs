@@ -36,7 +36,6 @@ struct Limit {
 
 #[derive(KeyedState)]
 struct Card {
-    /// Those whose time has not come.
     waiting: List<Payment>,
 }
 
