@@ -54,13 +54,16 @@ pub mod road;
 pub mod epoch;
 pub mod run;
 
+pub use job::broadcast::{Broadcast, BroadcastConnected};
 pub use job::config::{Config, RestartStrategy, StateBacking};
 pub use job::connect::Connected;
 pub use job::flow::{Flow, Job};
 pub use job::joins::{IntervalBetween, IntervalJoin};
 pub use job::keyed::KeyedStream;
 pub use job::stream::Stream;
+pub use job::temporal::AsOf;
 pub use job::triggered::TriggeredStream;
+pub use job::window_joins::{CoGroup, CoGroupWindows, WindowJoin, WindowJoinWindows};
 pub use job::windowed::{Lenient, WindowedStream, Windowing};
 pub use millstream_macros::{KeyedState, event};
 pub use millstream_state::{
@@ -69,6 +72,7 @@ pub use millstream_state::{
 pub use road::aggregate::{
     Aggregate, Avg, Count, Distinct, First, Last, Max, Min, Number, Quantiles, Reduced, Sketch, Sum, Top,
 };
+pub use road::broadcast::{BroadcastContext, BroadcastProcess};
 pub use road::chain::Chain;
 pub use road::connect::CoProcess;
 pub use road::fallible::{DeadLetter, OnError};

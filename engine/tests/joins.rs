@@ -4,6 +4,7 @@
 
 mod sales;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,10 +12,11 @@ use std::time::Duration;
 use millstream::job::stream::Boxed;
 use millstream::state::{KeyedState, Value};
 use millstream::{
-    BoxError, CoProcess, Job, Polled, Process, ProcessContext, RestartStrategy, Source, SourceError, Split, Stream,
-    Timer, Timestamp, Watermarks,
+    BoxError, BroadcastContext, BroadcastProcess, CoProcess, Items, Job, Polled, Process, ProcessContext,
+    RestartStrategy, Sliding, Source, SourceError, Split, Stream, Timer, Timestamp, Tumbling, Watermarks,
 };
 use millstream_connectors::file::FileSink;
+use millstream_connectors::memory::NullSink;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sales::{Once, Place, assert_same};
@@ -425,7 +427,7 @@ const INTERVALS: [(Join, (i64, i64), u8); 8] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 60, ..ProptestConfig::default() })]
 
     #[test]
     fn interval_joins_equal_nested_loops(
@@ -441,4 +443,342 @@ proptest! {
 fn interval_joins_endure() {
     let (left, right) = (many(12_000, 5, 50), many(12_000, 6, 50));
     endures(&left, &right, interval::<-20, 35, 3>, &interval_pairs(&left, &right, (-20, 35), 3), "a full outer join");
+}
+
+// ---- windows ------------------------------------------------------------------------------------------------------------
+
+/// Windows as constants: size, slide and offset.
+fn windows<const SIZE: i64, const SLIDE: i64, const OFFSET: i64>() -> Sliding {
+    Sliding::try_of_ms(SIZE, SLIDE, OFFSET).unwrap()
+}
+
+fn windowed<const SIZE: i64, const SLIDE: i64, const OFFSET: i64>(left: Rows, right: Rows) -> Stream<Boxed<Pair>> {
+    let (left, right) = (left.key_by(|row| row.key), right.key_by(|row| row.key));
+    let joined = left.window_join(right).window(windows::<SIZE, SLIDE, OFFSET>());
+    joined.inner(|left, right| [left.number, right.number]).named("join").boxed()
+}
+
+/// Of a key and a window the sums of both sides' numbers, and -1 for a side without rows.
+fn co_grouped<const SIZE: i64, const SLIDE: i64, const OFFSET: i64>(left: Rows, right: Rows) -> Stream<Boxed<Pair>> {
+    let (left, right) = (left.key_by(|row| row.key), right.key_by(|row| row.key));
+    let grouped = left.co_group(right).window(windows::<SIZE, SLIDE, OFFSET>());
+    grouped.apply(|_, _, left, right| [[sum(left), sum(right)]]).named("join").boxed()
+}
+
+fn sum(rows: &[Row]) -> i64 {
+    if rows.is_empty() { -1 } else { rows.iter().map(|row| row.number).sum() }
+}
+
+/// The rows of every key and window, by definition.
+fn groups(left: &[Row], right: &[Row], windows: Sliding) -> BTreeMap<(u64, i64), [Vec<Row>; 2]> {
+    let mut groups: BTreeMap<(u64, i64), [Vec<Row>; 2]> = BTreeMap::new();
+    for (side, rows) in [left, right].into_iter().enumerate() {
+        for row in rows {
+            for window in windows.windows_of(Timestamp(row.at)) {
+                groups.entry((row.key, window.end.0 - 1)).or_default()[side].push(*row);
+            }
+        }
+    }
+    groups
+}
+
+fn window_pairs(left: &[Row], right: &[Row], windows: Sliding) -> Vec<String> {
+    let mut lines = Vec::new();
+    for ((_, last), [left, right]) in groups(left, right, windows) {
+        for left in left {
+            lines.extend(right.iter().map(|right| format!("{} {} @{last}", left.number, right.number)));
+        }
+    }
+    lines.sort_unstable();
+    lines
+}
+
+fn window_sums(left: &[Row], right: &[Row], windows: Sliding) -> Vec<String> {
+    let groups = groups(left, right, windows).into_iter();
+    let mut lines: Vec<String> =
+        groups.map(|((_, last), [left, right])| format!("{} {} @{last}", sum(&left), sum(&right))).collect();
+    lines.sort_unstable();
+    lines
+}
+
+type Windows = (Join, Join, fn() -> Sliding);
+
+const WINDOWS: [Windows; 4] = [
+    (windowed::<20, 20, 0>, co_grouped::<20, 20, 0>, windows::<20, 20, 0>),
+    (windowed::<20, 20, 7>, co_grouped::<20, 20, 7>, windows::<20, 20, 7>),
+    (windowed::<30, 10, 3>, co_grouped::<30, 10, 3>, windows::<30, 10, 3>),
+    (windowed::<7, 10, 0>, co_grouped::<7, 10, 0>, windows::<7, 10, 0>),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn window_joins_and_co_groups_equal_nested_loops(
+        left in side(), right in side(), shards in 1_u32..4, step in 1_usize..20, which in 0..WINDOWS.len(),
+    ) {
+        let (joined, grouped, windows) = WINDOWS[which];
+        let windows = windows();
+        prop_assert_eq!(play(&left, &right, shards, step, joined), window_pairs(&left, &right, windows), "{:?}", windows);
+        prop_assert_eq!(play(&left, &right, shards, step, grouped), window_sums(&left, &right, windows), "{:?}", windows);
+    }
+}
+
+#[test]
+fn window_joins_endure() {
+    let (left, right) = (many(6_000, 7, 50), many(6_000, 8, 50));
+    let windows = windows::<300, 100, 0>();
+    endures(&left, &right, windowed::<300, 100, 0>, &window_pairs(&left, &right, windows), "a sliding join");
+}
+
+// ---- versions -----------------------------------------------------------------------------------------------------------
+
+fn as_of<const OUTER: bool>(left: Rows, right: Rows) -> Stream<Boxed<Pair>> {
+    let as_of = left.key_by(|row| row.key).as_of(right.key_by(|row| row.key));
+    if OUTER {
+        return as_of.left_outer(|left, right| [left.number, number(right)]).named("join").boxed();
+    }
+    as_of.inner(|left, right| [left.number, right.number]).named("join").boxed()
+}
+
+/// Of versions of one key and time, the first alone: which comes last is not the same on every number of shards.
+fn versions(rows: &[Row]) -> Vec<Row> {
+    let mut seen = BTreeSet::new();
+    rows.iter().filter(|row| seen.insert((row.key, row.at))).copied().collect()
+}
+
+fn valid_pairs(left: &[Row], right: &[Row], outer: bool) -> Vec<String> {
+    let of = |left: &Row| {
+        let versions = right.iter().filter(|right| right.key == left.key && right.at <= left.at);
+        let version = versions.max_by_key(|right| right.at);
+        (outer || version.is_some()).then(|| format!("{} {} @{}", left.number, number(version), left.at))
+    };
+    let mut lines: Vec<String> = left.iter().filter_map(of).collect();
+    lines.sort_unstable();
+    lines
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn rows_meet_the_version_of_their_time(
+        left in side(), right in side(), shards in 1_u32..4, step in 1_usize..20, outer: bool,
+    ) {
+        let right = versions(&right);
+        let join = if outer { as_of::<true> } else { as_of::<false> };
+        prop_assert_eq!(play(&left, &right, shards, step, join), valid_pairs(&left, &right, outer));
+    }
+}
+
+#[test]
+fn temporal_joins_endure() {
+    let (left, right) = (many(12_000, 9, 50), versions(&many(12_000, 10, 50)));
+    endures(&left, &right, as_of::<true>, &valid_pairs(&left, &right, true), "an outer temporal join");
+}
+
+// ---- what comes again -----------------------------------------------------------------------------------------------------
+
+const TTL_MS: i64 = 25;
+
+fn once(left: Rows, right: Rows) -> Stream<Boxed<Pair>> {
+    let rows = left.union(right).key_by(|row| row.key).dedup(Duration::from_millis(TTL_MS as u64));
+    rows.named("join").map(|row| [row.number, -1]).boxed()
+}
+
+/// The row of a line.
+fn row_of(line: &str, rows: &[Row]) -> Row {
+    rows[line.split(' ').next().unwrap().parse::<usize>().unwrap()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn of_rows_that_come_again_one_passes(rows in side(), shards in 1_u32..4, step in 1_usize..20) {
+        let lines = play(&rows, &[], shards, step, once);
+        let passed: Vec<Row> = lines.iter().map(|line| row_of(line, &rows)).collect();
+        for row in &rows {
+            let by = |other: &&Row| other.key == row.key && other.number != row.number;
+            let is_first = passed.iter().any(|passed| passed.number == row.number);
+            // One that passed stands for those that come in its time; no other passes in that.
+            let stands = |other: &Row| row.at < other.at + TTL_MS;
+            let is_again = passed.iter().filter(by).any(stands);
+            prop_assert!(is_first || is_again, "{:?} was dropped for nothing", row);
+            let too_near = |other: &Row| (row.at - other.at).abs() < TTL_MS;
+            prop_assert!(!is_first || !passed.iter().filter(by).any(too_near), "{:?} passed as well", row);
+        }
+    }
+}
+
+#[test]
+fn on_one_shard_the_first_to_come_passes() {
+    let rows = many(5_000, 11, 20);
+    let (mut until, mut expected) = (BTreeMap::new(), Vec::new());
+    for row in &rows {
+        let until = until.entry(row.key).or_insert(i64::MIN);
+        if *until <= row.at {
+            *until = row.at + TTL_MS;
+            expected.push(format!("{} -1 @{}", row.number, row.at));
+        }
+    }
+    expected.sort_unstable();
+    assert_same(&play(&rows, &[], 1, 40, once), &expected, "the first of each 25 ms");
+}
+
+#[test]
+fn without_an_end_one_row_of_each_key_passes() {
+    let rows = many(5_000, 12, 900);
+    let keys: BTreeSet<u64> = rows.iter().map(|row| row.key).collect();
+    for shards in 1..=3 {
+        let lines = play(&rows, &[], shards, 100, |left, right| {
+            left.union(right).key_by(|row| row.key).dedup_unbounded().named("join").map(|row| [row.number, -1]).boxed()
+        });
+        let passed: BTreeSet<u64> = lines.iter().map(|line| row_of(line, &rows).key).collect();
+        assert_eq!((lines.len(), &passed), (keys.len(), &keys), "{shards} shards");
+    }
+}
+
+#[test]
+fn joins_of_time_need_event_time() {
+    let refused = |which: usize| {
+        let job = Job::new("timeless", move |flow| {
+            let rows = || flow.source(Items::of(vec![[1_u64, 2]]));
+            let timed = rows().event_time(|row| Timestamp(row[1] as i64), Watermarks::monotonic());
+            let (timed, bare) = (timed.key_by(|row| row[0]), rows().key_by(|row| row[0]));
+            let tens = Tumbling::of(Duration::from_millis(10));
+            let sink = NullSink::new();
+            match which {
+                0 => timed.interval_join(bare).between(0, 1).inner(|_, _| 0_u64).sink(sink),
+                1 => bare.window_join(timed).window(tens).inner(|_, _| 0_u64).sink(sink),
+                2 => timed.co_group(bare).window(tens).apply(|_, _, _, _| [0_u64]).sink(sink),
+                3 => bare.as_of(timed).inner(|_, _| 0_u64).sink(sink),
+                4 => bare.dedup(Duration::from_secs(1)).map(|_| 0_u64).sink(sink),
+                _ => bare.join_unbounded(timed, |_, _| 0_u64).sink(sink),
+            }
+        });
+        job.explain().err().map(|error| error.to_string())
+    };
+    for which in 0..5 {
+        let told = refused(which).unwrap();
+        assert!(told.contains("needs event time"), "{told}");
+    }
+    assert_eq!(refused(5), None, "all pairs are joined without time");
+}
+
+#[test]
+fn bounds_that_nothing_lies_between_are_refused() {
+    let job = Job::new("nothing", |flow| {
+        let rows = || flow.source(Items::of(vec![[1_u64, 2]])).event_time(|_| Timestamp(0), Watermarks::monotonic());
+        let (left, right) = (rows().key_by(|row| row[0]), rows().key_by(|row| row[0]));
+        left.interval_join(right).between(3, 3).upper_exclusive().inner(|_, _| 0_u64).sink(NullSink::new());
+    });
+    let told = job.run().unwrap_err().to_string();
+    assert!(told.contains("no two rows lie between 3 and 2 ms"), "{told}");
+}
+
+// ---- broadcast ------------------------------------------------------------------------------------------------------------
+
+/// At the end of time, each key tells of how many rows it had, and of what it has heard by then.
+struct Hears;
+
+/// Of every key that was heard, how many rows and the sum of their numbers.
+type Heard = BTreeMap<u64, (u64, i64)>;
+
+#[derive(KeyedState)]
+struct Counted {
+    rows: Value<u64>,
+}
+
+impl BroadcastProcess<u64, Row, Row> for Hears {
+    type State = Counted;
+    type Shared = Heard;
+    type Out = Pair;
+
+    fn on_event(&mut self, counted: &mut Counted, _: &Heard, _: Row, cx: &mut Cx<'_>) -> Result<(), BoxError> {
+        counted.rows.update_or(0, |rows| *rows += 1);
+        cx.timers().event(Timestamp::MAX);
+        Ok(())
+    }
+
+    fn on_broadcast(&mut self, heard: &mut Heard, row: Row, cx: &BroadcastContext) -> Result<(), BoxError> {
+        if cx.timestamp().0 != row.at {
+            return Err(format!("{row:?} at {}", cx.timestamp()).into());
+        }
+        let of_key = heard.entry(row.key).or_default();
+        *of_key = (of_key.0 + 1, of_key.1 + row.number);
+        Ok(())
+    }
+
+    fn on_timer(&mut self, counted: &mut Counted, heard: &Heard, _: Timer, cx: &mut Cx<'_>) -> Result<(), BoxError> {
+        let (rows, sum) = heard.values().fold((0, 0), |all, of_key| (all.0 + of_key.0, all.1 + of_key.1));
+        cx.emit([counted.rows.get_or(0) as i64, sum * 1_000_000 + rows as i64]);
+        counted.rows.clear();
+        Ok(())
+    }
+}
+
+fn heard(left: Rows, right: Rows) -> Stream<Boxed<Pair>> {
+    left.key_by(|row| row.key).connect_broadcast(right.broadcast()).process(Hears).named("join").boxed()
+}
+
+#[test]
+fn every_shard_hears_every_row_of_a_broadcast_and_keeps_it() {
+    let (left, right) = (many(12_000, 13, 50), many(12_000, 14, 7));
+    let sum: i64 = right.iter().map(|row| row.number).sum();
+    let mut rows: BTreeMap<u64, u64> = BTreeMap::new();
+    left.iter().for_each(|row| *rows.entry(row.key).or_default() += 1);
+    let line = |rows: &u64| format!("{rows} {} @{}", sum * 1_000_000 + right.len() as i64, i64::MAX);
+    let mut expected: Vec<String> = rows.values().map(line).collect();
+    expected.sort_unstable();
+    for shards in 1..=3 {
+        assert_same(&play(&left, &right, shards, 100, heard), &expected, &format!("{shards} shards"));
+    }
+    endures(&left, &right, heard, &expected, "a broadcast");
+}
+
+/// Each row with the row of the table that is of its key, if there is one by then.
+fn tabled(left: Rows, right: Rows) -> Stream<Boxed<Pair>> {
+    let table = right.broadcast();
+    let joined = left.key_by(|row| row.key).join_broadcast(
+        table,
+        |row| row.key,
+        |row, entry| (row.key < 40).then(|| [row.number, entry.map_or(-1, |entry| entry.key as i64)]),
+    );
+    joined.named("join").boxed()
+}
+
+#[test]
+fn a_table_that_is_broadcast_outlives_restarts() {
+    // The table is there before the first row that is let in: a third of the job's life each.
+    let (left, right) = (many(9_000, 15, 50), many(60, 16, 30));
+    let keys: BTreeSet<u64> = right.iter().map(|row| row.key).collect();
+    for walk in [[1, 3, 2], [2, 1, 3]] {
+        let place = Place::new();
+        let mut taken = 0;
+        for (stop, shards) in walk.into_iter().enumerate() {
+            let given = Given::of(&left, &right, shards, 50);
+            let gate = [0, 3_000, 9_000][stop];
+            given.left.gate.store(gate, Ordering::Relaxed);
+            let running = given.job(tabled, &place).start().unwrap();
+            while running.events_in() < gate + 60 - taken {
+                assert!(!running.is_finished(), "{walk:?}: {:?}", running.wait());
+                std::thread::yield_now();
+            }
+            taken = gate + 60;
+            if stop == 2 {
+                running.wait().unwrap();
+                break;
+            }
+            running.stop();
+            assert!(running.wait().unwrap().stopped, "{walk:?}");
+        }
+        let line = |row: &Row| {
+            let entry = if keys.contains(&row.key) { row.key as i64 } else { -1 };
+            format!("{} {entry} @{}", row.number, row.at)
+        };
+        let mut expected: Vec<String> = left.iter().filter(|row| row.key < 40).map(line).collect();
+        expected.sort_unstable();
+        assert_same(&place.lines(), &expected, &format!("{walk:?}"));
+    }
 }

@@ -133,3 +133,22 @@ fn sales_survives_a_kill() {
     let printed = run(SALES, Some(dir.path()));
     assert!(printed.contains("exactly what was sold"), "{printed}");
 }
+
+/// The same by hand: each payment by the newest limit that holds at its time.
+#[test]
+fn rules_hold_from_their_moment_on() {
+    let printed = run(env!("CARGO_BIN_EXE_rules"), None);
+    let limit = |at_ms: i64| match at_ms {
+        ..0 => u64::MAX,
+        0..600_000 => 1_090,
+        600_000..1_200_000 => 1_085,
+        _ => 1_094,
+    };
+    for each in [1_085, 1_090, 1_094] {
+        let over = (0..20_000_i64).filter(|n| {
+            let (at_ms, cents) = (n * 100 - n * 7919 % 5_000, 100 + *n as u64 % 997);
+            limit(at_ms) == each && cents > each
+        });
+        assert_eq!(line(&printed, &format!("over {each}")), format!("{} payments over {each} cents", over.count()));
+    }
+}

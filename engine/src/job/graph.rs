@@ -110,7 +110,9 @@ impl Plan {
                     node.input.map_or(String::new(), |input| self.uid(input))
                 )));
             }
-            if matches!(node.kind, "window" | "interval_join") && !self.has_event_time(NodeId(index as u32)) {
+            if matches!(node.kind, "window" | "interval_join" | "window_join" | "co_group" | "as_of" | "dedup")
+                && !self.has_event_time(NodeId(index as u32))
+            {
                 return Err(JobError::Unusable(format!(
                     "{} \"{uid}\" needs event time, and nothing before it gives any: put .event_time(|e| .., Watermarks::..) before .key_by(..)",
                     node.kind
@@ -123,10 +125,12 @@ impl Plan {
     /// Whether all rows that reach the operator have an event time.
     fn has_event_time(&self, node: NodeId) -> bool {
         let Node { input, also, .. } = &self.nodes[node.0 as usize];
-        let gives = |upstream: &NodeId| {
-            matches!(self.nodes[upstream.0 as usize].kind, "event_time" | "window") || self.has_event_time(*upstream)
-        };
-        input.is_some() && input.iter().chain(also).all(gives)
+        input.is_some() && input.iter().chain(also).all(|upstream| self.gives_event_time(*upstream))
+    }
+
+    /// Whether all rows that the operator hands on have an event time.
+    pub(crate) fn gives_event_time(&self, node: NodeId) -> bool {
+        matches!(self.nodes[node.0 as usize].kind, "event_time" | "window") || self.has_event_time(node)
     }
 }
 

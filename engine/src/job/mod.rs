@@ -1,6 +1,8 @@
 //! What the user says: a flow of streams, and how it is run.
+pub mod broadcast;
 pub mod config;
 pub mod connect;
+pub mod dedup;
 pub(crate) mod fit;
 pub mod flow;
 pub(crate) mod graph;
@@ -12,4 +14,6 @@ pub mod stateful;
 pub mod stream;
 pub mod ways;
 pub mod triggered;
+pub mod temporal;
+pub mod window_joins;
 pub mod windowed;

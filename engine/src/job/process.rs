@@ -15,6 +15,7 @@ use crate::road::chain::{Chain, Stage};
 use crate::road::exchange::ToShards;
 use crate::road::keyed::{Contribute, Keying};
 use crate::road::merge::Merge;
+use crate::road::operate::{Operate, Plain};
 use crate::road::process::{BoxError, Kept, Process, ProcessBlob, Processor};
 use crate::road::side::{Branch, Side, SideOutput};
 use crate::road::stateful::{KeyedRow, WholeRow};
@@ -94,15 +95,24 @@ where
     where
         P: Process<G::Key, C::Out>,
     {
-        let KeyedStream { stream, key } = self;
         let detail = format!("{} -> {}", type_name::<G::Key>(), type_name::<P::Out>());
-        let node = stream.flow.node("process", detail, Some(stream.node));
+        self.operate("process", detail, process)
+    }
+
+    /// The same under another name.
+    pub(super) fn operate<P>(self, kind: &'static str, detail: String, process: P) -> Stream<Processed<C, G, P>>
+    where
+        P: Process<G::Key, C::Out>,
+    {
+        let KeyedStream { stream, key } = self;
+        let node = stream.flow.node(kind, detail, Some(stream.node));
+        let process = Plain(process);
         stream.flow.keeps(node, |keyed| {
-            let notes = declare::<G::Key, C::Out, P>(&process, keyed).bound.notes;
+            let notes = declare::<G::Key, C::Out, _>(&process, keyed).bound.notes;
             stream.flow.change(node, |node| node.notes = notes);
         });
         let edge = stream.flow.edge();
-        let chain = Processed { upstream: stream.chain, key, process, sides: Rc::default(), node, edge };
+        let chain = Processed { upstream: stream.chain, key, process: process.0, sides: Rc::default(), node, edge };
         Stream { chain, flow: stream.flow, node }
     }
 }
@@ -145,7 +155,8 @@ where
     type Out = P::Out;
 
     fn attach<N: Stage<P::Out>>(self, next: N, graph: &mut Graph) {
-        let Processed { upstream, key, mut process, sides, node, edge } = self;
+        let Processed { upstream, key, process, sides, node, edge } = self;
+        let mut process = Plain(process);
         let ends = graph.take_edge(edge);
         let opened = graph.on_site(|site, plan| {
             let (kept, restored) = open(&mut process, site, &plan.uid(node))?;
@@ -164,13 +175,13 @@ where
 }
 
 /// Declares an operator's states and timers.
-pub(super) fn declare<K: Key + Described, T, P: Process<K, T>>(process: &P, keyed: &PageStore) -> Kept<K, P::State> {
+pub(super) fn declare<K: Key + Described, T, P: Operate<K, T>>(process: &P, keyed: &PageStore) -> Kept<K, P::State> {
     let bound = Bound::declare_by(keyed.clone(), |declare| process.declare(declare));
     Kept { bound, pending: Pending::declare(keyed) }
 }
 
 /// Opens a process function on this shard, and what it keeps there: empty, or as the restored checkpoint left it.
-pub(super) fn open<K: Key + Described, T, P: Process<K, T>>(
+pub(super) fn open<K: Key + Described, T, P: Operate<K, T>>(
     process: &mut P,
     site: &Site,
     uid: &str,
@@ -181,9 +192,15 @@ pub(super) fn open<K: Key + Described, T, P: Process<K, T>>(
     for part in &parts {
         let of_part = ProcessBlob::deserialize(&part.blob)
             .map_err(|error| JobError::Unusable(format!("operator \"{uid}\": {error}")))?;
-        merged = Some(merged.map_or(of_part, |merged| merged.merge(of_part)));
+        merged = Some(match merged {
+            Some(merged) => merged.merge(of_part),
+            None => of_part,
+        });
     }
-    let merged = merged.unwrap_or(ProcessBlob::FIRST);
+    let mut merged = merged.unwrap_or(ProcessBlob::FIRST);
+    process.restore_shared(merged.shared.take()).map_err(|error: BoxError| {
+        JobError::Unusable(format!("operator \"{uid}\": its shared state is of another type: {}", in_words(&*error)))
+    })?;
     kept.bound.set_now(merged.now_ms);
     site.restore_keyed(uid, &mut kept.bound.store, &parts)?;
     kept.pending.restored();

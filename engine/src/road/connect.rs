@@ -17,7 +17,8 @@ use millstream_state::Key;
 
 use super::chain::Signal;
 use super::keyed::{Contributions, KeyedOut};
-use super::process::{BoxError, Process, ProcessContext};
+use super::operate::Operate;
+use super::process::{BoxError, ProcessContext};
 use super::timers::Timer;
 use super::union::Meeting;
 use crate::run::fault::Fault;
@@ -160,7 +161,7 @@ pub(crate) enum OneOf<L, R> {
 /// A function of two inputs as one of rows which are one of two.
 pub(crate) struct Paired<P>(pub(crate) P);
 
-impl<K: 'static, L: 'static, R: 'static, P: CoProcess<K, L, R>> Process<K, OneOf<L, R>> for Paired<P> {
+impl<K: 'static, L: 'static, R: 'static, P: CoProcess<K, L, R>> Operate<K, OneOf<L, R>> for Paired<P> {
     type State = P::State;
     type Out = P::Out;
 
@@ -173,7 +174,7 @@ impl<K: 'static, L: 'static, R: 'static, P: CoProcess<K, L, R>> Process<K, OneOf
     }
 
     #[inline(always)]
-    fn on_event(
+    fn on_row(
         &mut self,
         state: &mut P::State,
         row: OneOf<L, R>,
@@ -203,7 +204,28 @@ impl<K: 'static, L: 'static, R: 'static, P: CoProcess<K, L, R>> Process<K, OneOf
 /// work one after the other.
 pub(crate) struct Met<O> {
     meeting: Meeting,
-    out: O,
+    pub(crate) out: O,
+}
+
+impl<O> Met<O> {
+    pub(crate) fn of(out: O, meeting: Meeting) -> Rc<RefCell<Met<O>>> {
+        Rc::new(RefCell::new(Met { meeting, out }))
+    }
+
+    pub(crate) fn signal<K, W>(&mut self, number: usize, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault>
+    where
+        O: KeyedOut<K, W>,
+    {
+        let Met { meeting, out } = self;
+        meeting.signal(number, signal, |signal| out.signal(signal, cx))
+    }
+
+    pub(crate) fn ready<K, W>(&mut self, number: usize) -> bool
+    where
+        O: KeyedOut<K, W>,
+    {
+        !self.meeting.holds_back(number) && self.out.ready()
+    }
 }
 
 /// One edge's way to what is behind both.
@@ -214,21 +236,34 @@ pub(crate) struct Port<O, F> {
     met: Rc<RefCell<Met<O>>>,
 }
 
+impl<O, F> Port<O, F> {
+    /// The first edge's way.
+    pub(crate) fn left(met: Rc<RefCell<Met<O>>>, row_of: F) -> Self {
+        Port { number: 0, row_of, met }
+    }
+}
+
 /// Two ways to one operator: the left edge's and the right one's.
 pub(crate) fn ports<L, R, O, F, G>(out: O, left: F, right: G) -> (Port<O, F>, Port<O, G>)
 where
     F: Fn(L) -> OneOf<L, R>,
     G: Fn(R) -> OneOf<L, R>,
 {
-    let met = Rc::new(RefCell::new(Met { meeting: Meeting::new(), out }));
-    (Port { number: 0, row_of: left, met: met.clone() }, Port { number: 1, row_of: right, met })
+    let met = Met::of(out, Meeting::new());
+    (Port::left(met.clone(), left), Port { number: 1, row_of: right, met })
 }
 
 /// Contributions of one edge, seen as those of both.
-struct OfBoth<'a, C, V, F> {
+pub(crate) struct OfBoth<'a, C, V, F> {
     batch: &'a C,
     row_of: &'a F,
     of: PhantomData<fn(V)>,
+}
+
+impl<'a, C, V, F> OfBoth<'a, C, V, F> {
+    pub(crate) fn new(batch: &'a C, row_of: &'a F) -> Self {
+        OfBoth { batch, row_of, of: PhantomData }
+    }
 }
 
 impl<K, V, W, C: Contributions<K, V>, F: Fn(V) -> W> Contributions<K, W> for OfBoth<'_, C, V, F> {
@@ -265,17 +300,15 @@ where
     F: Fn(V) -> W + 'static,
 {
     fn accept<C: Contributions<K, V>>(&mut self, batch: &C, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        self.met.borrow_mut().out.accept(&OfBoth { batch, row_of: &self.row_of, of: PhantomData }, cx)
+        self.met.borrow_mut().out.accept(&OfBoth::new(batch, &self.row_of), cx)
     }
 
     fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        let Met { meeting, out } = &mut *self.met.borrow_mut();
-        meeting.signal(self.number, signal, |signal| out.signal(signal, cx))
+        self.met.borrow_mut().signal(self.number, signal, cx)
     }
 
     fn ready(&mut self) -> bool {
-        let met = &mut *self.met.borrow_mut();
-        !met.meeting.holds_back(self.number) && met.out.ready()
+        self.met.borrow_mut().ready(self.number)
     }
 
     fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {

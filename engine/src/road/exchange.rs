@@ -332,6 +332,49 @@ impl<K: Key, V: Fixed> KeyedOut<K, V> for ToShards<K, V> {
     fn states(&mut self, _visitor: &mut dyn StateVisitor) {}
 }
 
+/// The sending end of an edge whose rows go to all shards. They have no key.
+pub(crate) struct ToAll<V>(ToShards<u8, V>);
+
+impl<V: Fixed> ToAll<V> {
+    /// As [`ToShards::new`].
+    pub(crate) fn new(shard: u32, lanes: Vec<Sender>) -> ToAll<V> {
+        ToAll(ToShards::new(shard, lanes))
+    }
+}
+
+impl<V: Fixed> KeyedOut<u8, V> for ToAll<V> {
+    fn accept<C: Contributions<u8, V>>(&mut self, batch: &C, _cx: &mut Cx<'_>) -> Result<(), Fault> {
+        for from in (0..batch.len()).step_by(self.0.group_rows) {
+            let to = (from + self.0.group_rows).min(batch.len());
+            for outlet in &mut self.0.outlets {
+                for index in from..to {
+                    outlet.stage.push(Row { at: batch.at(index).0, key: 0_u8, value: batch.value(index) });
+                }
+                if outlet.stage.len() >= FLUSH_BYTES {
+                    outlet.flush_lines();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        self.0.signal(signal, cx)
+    }
+
+    fn ready(&mut self) -> bool {
+        self.0.ready()
+    }
+
+    fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        self.0.resume(cx)
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        self.0.states(visitor);
+    }
+}
+
 /// The rows of a received buffer, read where they lie.
 pub(crate) struct Packed<'a, K, V> {
     rows: &'a [Row<K, V>],

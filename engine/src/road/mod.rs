@@ -25,10 +25,13 @@ pub mod stateful;
 pub mod timers;
 pub mod side;
 pub mod fork;
+pub(crate) mod operate;
 pub mod process;
 pub mod connect;
+pub mod broadcast;
 pub mod join;
 pub mod requests;
+pub mod dedup;
 pub mod sink;
 #[cfg(test)]
 mod trial;

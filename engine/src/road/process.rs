@@ -25,10 +25,13 @@ use std::rc::Rc;
 use millstream_state::Key;
 use millstream_state::schema::Described;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
+use super::broadcast::{BroadcastContext, SharedOut};
 use super::chain::{Signal, Stage};
 use super::dense::Dense;
 use super::keyed::{Contributions, KeyedOut};
+use super::operate::Operate;
 use super::rows::BATCH_ROWS;
 use super::side::{Branch, SideOutput};
 use super::timers::{Pending, Timer, Timers, WallTime};
@@ -229,6 +232,7 @@ impl<K: Key, O> ProcessContext<'_, K, O> {
 /// What came while timers fire, in its order.
 enum Held<K, T> {
     Row(K, Timestamp, T),
+    Shared(Timestamp, T),
     Watermark(Timestamp),
     Idle,
     Active,
@@ -245,7 +249,7 @@ enum Step {
 }
 
 /// What a process function's operator keeps beside states and timers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct ProcessBlob {
     /// How far event time had come: the earliest of several shards promises least.
     pub(crate) watermark: Timestamp,
@@ -254,11 +258,15 @@ pub(crate) struct ProcessBlob {
     /// Rows that came too late, since the job began.
     #[serde(default)]
     pub(crate) late: u64,
+    /// What all shards hold in common, as one of them filed it.
+    #[serde(default, skip_serializing_if = "Json::is_null")]
+    pub(crate) shared: Json,
 }
 
 impl ProcessBlob {
     /// Of an operator that begins.
-    pub(crate) const FIRST: ProcessBlob = ProcessBlob { watermark: Timestamp::MIN, now_ms: i64::MIN, late: 0 };
+    pub(crate) const FIRST: ProcessBlob =
+        ProcessBlob { watermark: Timestamp::MIN, now_ms: i64::MIN, late: 0, shared: Json::Null };
 
     /// What two shards kept, as one.
     pub(crate) fn merge(self, other: ProcessBlob) -> ProcessBlob {
@@ -266,6 +274,7 @@ impl ProcessBlob {
             watermark: self.watermark.min(other.watermark),
             now_ms: self.now_ms.max(other.now_ms),
             late: self.late + other.late,
+            shared: if self.shared.is_null() { other.shared } else { self.shared },
         }
     }
 }
@@ -277,7 +286,7 @@ pub(crate) struct Kept<K, S> {
 }
 
 /// The operator: the user's function, with states and timers of the keys that this shard owns.
-pub(crate) struct Processor<T, K, P: Process<K, T>, N> {
+pub(crate) struct Processor<T, K, P: Operate<K, T>, N> {
     process: P,
     kept: Kept<K, P::State>,
     watermark: Timestamp,
@@ -298,7 +307,7 @@ impl<T, K, P, N> Processor<T, K, P, N>
 where
     T: 'static,
     K: Key + Described,
-    P: Process<K, T>,
+    P: Operate<K, T>,
     N: Stage<P::Out>,
 {
     pub(crate) fn new(
@@ -365,8 +374,13 @@ where
         let Kept { bound, pending } = &mut self.kept;
         let (watermark, now) = (self.watermark, WallTime(cx.now_ms));
         let mut context = ProcessContext { key, at, watermark, now, out: &mut self.out, pending, late: &mut self.late };
-        let taken = self.process.on_event(bound.of(key), row, &mut context);
+        let taken = self.process.on_row(bound.of(key), row, &mut context);
         taken.map_err(|error| Fault::process(self.node, format!("an event at {at}"), &*error))
+    }
+
+    fn on_shared(&mut self, at: Timestamp, row: T, cx: &Cx<'_>) -> Result<(), Fault> {
+        let taken = self.process.on_shared(row, &BroadcastContext::new(at, self.watermark, WallTime(cx.now_ms)));
+        taken.map_err(|error| Fault::process(self.node, format!("a broadcast row at {at}"), &*error))
     }
 
     fn on_timer(&mut self, key: K, timer: Timer, cx: &Cx<'_>) -> Result<(), Fault> {
@@ -418,6 +432,7 @@ where
         }
         match self.held.pop_front() {
             Some(Held::Row(key, at, row)) => self.on_event(key, at, row, cx)?,
+            Some(Held::Shared(at, row)) => self.on_shared(at, row, cx)?,
             Some(Held::Watermark(watermark)) => {
                 self.watermark = self.watermark.max(watermark);
                 self.owed = Some(watermark);
@@ -454,7 +469,7 @@ impl<T, K, P, N> KeyedOut<K, T> for Processor<T, K, P, N>
 where
     T: 'static,
     K: Key + Described,
-    P: Process<K, T>,
+    P: Operate<K, T>,
     N: Stage<P::Out>,
 {
     fn accept<C: Contributions<K, T>>(&mut self, batch: &C, cx: &mut Cx<'_>) -> Result<(), Fault> {
@@ -500,7 +515,10 @@ where
                 self.kept.bound.set_now(cx.now_ms);
                 self.kept.bound.expire(EXPIRED_PER_BARRIER);
                 let (watermark, now_ms, late) = (self.watermark, self.kept.bound.now_ms(), self.late);
-                let small = ProcessBlob { watermark, now_ms, late };
+                let shared = self.process.shared();
+                let shared = shared
+                    .map_err(|error| Fault::process(self.node, "the filing of its shared state".to_owned(), &*error))?;
+                let small = ProcessBlob { watermark, now_ms, late, shared };
                 let small = serde_json::to_value(small).expect("numbers are plain JSON");
                 cx.freeze(self.node, &mut self.kept.bound.store, barrier, small);
                 self.tell(signal, cx)?;
@@ -558,5 +576,27 @@ where
         visitor.late(self.late);
         self.sides.iter().for_each(|side| side.states(visitor));
         self.next.states(visitor);
+    }
+}
+
+impl<T, K, P, N> SharedOut<T> for Processor<T, K, P, N>
+where
+    T: 'static,
+    K: Key + Described,
+    P: Operate<K, T>,
+    N: Stage<P::Out>,
+{
+    fn accept_shared<C: Contributions<u8, T>>(&mut self, batch: &C, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        cx.enter(self.node);
+        let is_firing = self.is_firing();
+        for index in 0..batch.len() {
+            let (at, row) = (batch.at(index), batch.value(index));
+            if is_firing {
+                self.held.push_back(Held::Shared(at, row));
+            } else {
+                self.on_shared(at, row, cx)?;
+            }
+        }
+        Ok(())
     }
 }

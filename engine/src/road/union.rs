@@ -48,6 +48,14 @@ impl Meeting {
         Meeting { align: Aligner::new(PORTS), time: WatermarkMerge::new(PORTS) }
     }
 
+    /// The same, where a chain has nothing to say of time until it ends: it is not waited for.
+    pub(crate) fn without_time_of(number: usize) -> Meeting {
+        let mut meeting = Meeting::new();
+        let said = meeting.time.idle(number);
+        debug_assert_eq!(said.signals().next(), None, "the other has said nothing yet");
+        meeting
+    }
+
     /// Whether the chain has met a barrier that the other has not, and must not be read.
     pub(crate) fn holds_back(&self, number: usize) -> bool {
         self.align.holds_back(number)
@@ -126,5 +134,29 @@ impl<T: ?Sized + 'static, N: Stage<T>> Stage<T> for Port<N> {
         if self.number == 0 {
             self.shared.borrow_mut().next.states(visitor);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn a_chain_without_time_is_not_waited_for_until_it_ends() {
+        let mut meeting = Meeting::without_time_of(1);
+        let mut said = Vec::new();
+        let max = Signal::Watermark(Timestamp::MAX);
+        for (number, signal) in
+            [(0, Signal::Watermark(Timestamp(5))), (0, Signal::Idle), (0, Signal::Active), (0, max), (1, max)]
+        {
+            let passed = meeting.signal(number, signal, |signal| {
+                said.push((number, signal));
+                Ok(())
+            });
+            assert!(passed.is_ok());
+        }
+        let five = Signal::Watermark(Timestamp(5));
+        assert_eq!(said, [(0, five), (0, Signal::Idle), (0, Signal::Active), (0, Signal::Idle), (1, max)]);
     }
 }

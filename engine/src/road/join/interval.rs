@@ -10,8 +10,8 @@ use std::marker::PhantomData;
 use millstream_state::Key;
 use millstream_state::schema::Described;
 
-use super::JoinRow;
 use super::pairing::Pairing;
+use super::{JoinRow, clipped};
 use crate::road::connect::CoProcess;
 use crate::road::process::{BoxError, ProcessContext};
 use crate::road::timers::Timer;
@@ -58,10 +58,6 @@ impl Reach {
     }
 }
 
-fn clipped(at: i128) -> i64 {
-    at.clamp(i64::MIN.into(), i64::MAX.into()) as i64
-}
-
 /// The join of [`KeyedStream::interval_join`](crate::KeyedStream::interval_join).
 pub struct Interval<L, R, P> {
     bounds: Bounds,
@@ -84,8 +80,8 @@ impl<L, R, P> fmt::Debug for Interval<L, R, P> {
 /// The rows of a key, of both sides, that others can still meet.
 #[derive(Debug)]
 pub struct TimedSides<L: JoinRow, R: JoinRow> {
-    left: TimedRows<L>,
-    right: TimedRows<R>,
+    pub(super) left: TimedRows<L>,
+    pub(super) right: TimedRows<R>,
 }
 
 impl<L: JoinRow, R: JoinRow> KeyedState for TimedSides<L, R> {

@@ -10,6 +10,7 @@
 //!
 //! A script in words: `a@4` a row of key `a` at 4 ms, `W10` a watermark, `I` idle, `A` active again, `F` flush, `B` a barrier.
 
+mod connect;
 mod edge;
 mod process;
 mod record;

@@ -120,16 +120,32 @@ impl std::fmt::Display for Slides {
     }
 }
 
+/// Each begins where the one before ends.
+impl From<Tumbling> for Sliding {
+    fn from(windows: Tumbling) -> Sliding {
+        let (size_ms, offset_ms) = windows.parts();
+        Sliding { size_ms, slide_ms: size_ms, offset_ms }
+    }
+}
+
 impl From<Tumbling> for Slides {
     fn from(windows: Tumbling) -> Slides {
-        let (size_ms, offset_ms) = windows.parts();
-        Slides::from(Sliding { size_ms, slide_ms: size_ms, offset_ms })
+        Slides::from(Sliding::from(windows))
     }
 }
 
 impl Slides {
     pub(crate) fn panes(self) -> Panes {
         self.panes
+    }
+
+    pub(crate) fn size_ms(self) -> i128 {
+        self.size_ms
+    }
+
+    /// The start of the pane that `at` falls into.
+    pub(crate) fn pane_of(self, at: Timestamp) -> i128 {
+        self.panes.exact(self.panes.start_of(at))
     }
 
     /// Windows have panes in common.
@@ -143,46 +159,46 @@ impl Slides {
     }
 
     /// The last instant of the window that starts at `start`: the watermark that completes it.
-    pub(super) fn last_of(self, start: i128) -> i128 {
+    pub(crate) fn last_of(self, start: i128) -> i128 {
         start + self.size_ms - 1
     }
 
     /// The start of the window whose last instant is `last`.
-    pub(super) fn that_ends_with(self, last: i128) -> i128 {
+    pub(crate) fn that_ends_with(self, last: i128) -> i128 {
         last + 1 - self.size_ms
     }
 
     /// Where the window after the one that starts at `start` starts.
-    pub(super) fn next(self, start: i128) -> i128 {
+    pub(crate) fn next(self, start: i128) -> i128 {
         start + self.slide_ms
     }
 
     /// The starts of the first and the last window that hold the pane that starts at `pane`; the first behind the last
     /// where none does.
-    pub(super) fn starts(self, pane: i128) -> (i128, i128) {
+    pub(crate) fn starts(self, pane: i128) -> (i128, i128) {
         (self.at_or_after(pane + self.pane_ms - self.size_ms), self.at_or_before(pane))
     }
 
     /// The start of the first window that holds the pane and is not complete at `done`.
-    pub(super) fn first_open(self, pane: i128, done: i128) -> Option<i128> {
+    pub(crate) fn first_open(self, pane: i128, done: i128) -> Option<i128> {
         let (first, last) = self.starts(pane);
         let open = first.max(self.first_incomplete(done));
         (open <= last).then_some(open)
     }
 
     /// The start of the first window that is not complete at `done`.
-    pub(super) fn first_incomplete(self, done: i128) -> i128 {
+    pub(crate) fn first_incomplete(self, done: i128) -> i128 {
         self.at_or_after(done + 2 - self.size_ms)
     }
 
     /// The starts of windows from `first` to `last`.
-    pub(super) fn every(self, first: i128, last: i128) -> impl Iterator<Item = i128> {
+    pub(crate) fn every(self, first: i128, last: i128) -> impl Iterator<Item = i128> {
         std::iter::successors(Some(first), move |start| Some(start + self.slide_ms))
             .take_while(move |start| *start <= last)
     }
 
     /// The window that starts at `start`, as far as time goes.
-    pub(super) fn window(self, start: i128) -> Window {
+    pub(crate) fn window(self, start: i128) -> Window {
         Window { start: clamped(start), end: clamped(start + self.size_ms) }
     }
 

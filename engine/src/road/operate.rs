@@ -1,0 +1,86 @@
+//! What the operator of process functions asks of the function in it, whether that has one input, two, or one that all shards
+//! hear.
+
+use millstream_state::Key;
+use millstream_state::schema::Described;
+use serde_json::Value as Json;
+
+use super::broadcast::BroadcastContext;
+use super::process::{BoxError, Process, ProcessContext};
+use super::timers::Timer;
+use crate::state::{Declare, KeyedState};
+
+/// A function in its operator. Rows of several inputs are one of several.
+pub(crate) trait Operate<K, T>: 'static {
+    type State: KeyedState;
+    type Out: 'static;
+
+    fn declare<D: Key + Described>(&self, declare: &mut Declare<'_, D>) -> Self::State;
+
+    fn open(&mut self) -> Result<(), BoxError>;
+
+    fn on_row(
+        &mut self,
+        state: &mut Self::State,
+        row: T,
+        cx: &mut ProcessContext<'_, K, Self::Out>,
+    ) -> Result<(), BoxError>;
+
+    fn on_timer(
+        &mut self,
+        state: &mut Self::State,
+        timer: Timer,
+        cx: &mut ProcessContext<'_, K, Self::Out>,
+    ) -> Result<(), BoxError>;
+
+    /// Takes a row that every shard gets, and that has no key.
+    fn on_shared(&mut self, _row: T, _cx: &BroadcastContext) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    /// What all shards hold in common, from the one that files it.
+    fn shared(&self) -> Result<Json, BoxError> {
+        Ok(Json::Null)
+    }
+
+    /// Takes up what a checkpoint holds of it.
+    fn restore_shared(&mut self, _shared: Json) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), BoxError>;
+}
+
+/// A function of one input.
+pub(crate) struct Plain<P>(pub(crate) P);
+
+impl<K: 'static, T: 'static, P: Process<K, T>> Operate<K, T> for Plain<P> {
+    type State = P::State;
+    type Out = P::Out;
+
+    fn declare<D: Key + Described>(&self, declare: &mut Declare<'_, D>) -> P::State {
+        self.0.declare(declare)
+    }
+
+    fn open(&mut self) -> Result<(), BoxError> {
+        self.0.open()
+    }
+
+    #[inline(always)]
+    fn on_row(&mut self, state: &mut P::State, row: T, cx: &mut ProcessContext<'_, K, P::Out>) -> Result<(), BoxError> {
+        self.0.on_event(state, row, cx)
+    }
+
+    fn on_timer(
+        &mut self,
+        state: &mut P::State,
+        timer: Timer,
+        cx: &mut ProcessContext<'_, K, P::Out>,
+    ) -> Result<(), BoxError> {
+        self.0.on_timer(state, timer, cx)
+    }
+
+    fn close(&mut self) -> Result<(), BoxError> {
+        self.0.close()
+    }
+}
