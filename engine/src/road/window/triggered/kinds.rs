@@ -180,14 +180,26 @@ pub struct Session<G = Gap> {
 }
 
 /// One gap for all rows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
     ms: i64,
+}
+
+impl fmt::Debug for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ms", self.ms)
+    }
 }
 
 /// A gap for each row.
 #[derive(Clone, Copy)]
 pub struct GapBy<F>(F);
+
+impl<F> fmt::Debug for GapBy<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a gap by row")
+    }
+}
 
 impl Session {
     /// Sessions that end after `gap` without a row.
@@ -215,15 +227,14 @@ impl Session {
     }
 }
 
-impl<G> fmt::Debug for Session<G> {
+impl<G: fmt::Debug> fmt::Debug for Session<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Session")?;
-        f.write_str(if self.is_processing { " of processing time" } else { "" })
+        write!(f, "sessions of {:?}{}", self.gap, if self.is_processing { " of processing time" } else { "" })
     }
 }
 
 /// How a session's gap is found.
-pub trait Gaps<T>: 'static {
+pub trait Gaps<T>: fmt::Debug + 'static {
     #[doc(hidden)]
     fn gap_ms(&self, row: &T) -> i64;
 }

@@ -10,7 +10,7 @@ use super::contents::Contents;
 use super::kinds::WindowKind;
 use super::slot::{ALL, ARMED, Cell, Core, FILLED, Stored, WindowSlots, within};
 use super::trigger::TriggerFor;
-use super::work::{Moment, Work, judged};
+use super::work::{Moment, Work, judged, take};
 use crate::road::timers::{Timers, WallTime};
 use crate::time::Timestamp;
 
@@ -36,8 +36,8 @@ where
         Some(core.get())
     }
 
-    fn change_core(&mut self, key: K, place: u32, change: impl FnOnce(&mut Core)) {
-        if let Some(Both(_, Both(_, core))) = self.kept.slots.get_mut(ALL, &within(key, Cell::number(place))) {
+    fn change_core(&mut self, key: K, place: Cell, change: impl FnOnce(&mut Core)) {
+        if let Some(Both(_, Both(_, core))) = self.kept.slots.get_mut(ALL, &within(key, place)) {
             core.with(change);
         }
     }
@@ -54,83 +54,64 @@ where
     }
 
     /// Puts a row into the session that its own window is part of; false if that is over.
-    pub(super) fn join(&mut self, key: K, own: Window, at: Timestamp, row: &T, moment: Moment) -> Stored<bool> {
-        let Some(first) = self.core(key, 0) else { return self.begin(key, own, 0, 0, at, row, moment) };
+    pub(super) fn join(&mut self, key: K, own: Window, row: (Timestamp, &T), moment: Moment) -> Stored<bool> {
+        let Work { rules, kept: WindowSlots { slots, pending }, contents, out, .. } = self;
+        let Some(slot) = slots.get_mut(ALL, &within(key, Cell::number(0))) else {
+            return self.begin(key, own, (0, 0), row, moment);
+        };
+        let first = slot.1.1.get();
         if first.places == 1 && touch(first.window(), own) {
-            self.grow(key, 0, first, own, at, row, moment)?;
+            // Nearly always: the key has one session, and the row is of it. It is looked up once.
+            let reach = hull(first.window(), own);
+            slot.1.1.set(Core { start: reach.start.0, end: reach.end.0, ..first });
+            let frame = rules.frame(reach, moment);
+            let of = (key, Cell::number(first.number), slot);
+            take(rules, pending, contents, out, of, &frame, row, moment)?;
             return Ok(true);
         }
-        let mut into: Option<(u32, Core)> = None;
-        let mut reach = own;
-        let mut number_max = 0;
-        let mut others = 0;
+        let mut into: Option<Core> = None;
+        let (mut reach, mut number_max, mut touched) = (own, 0, 0);
         for place in 0..first.places {
             let Some(core) = self.core(key, place) else { continue };
             number_max = number_max.max(core.number);
             if touch(core.window(), own) {
                 reach = hull(reach, core.window());
-                others += 1;
-                if into.is_none_or(|(_, earliest)| core.start < earliest.start) {
-                    into = Some((place, core));
+                touched += 1;
+                if into.is_none_or(|earliest| core.start < earliest.start) {
+                    into = Some(core);
                 }
             }
         }
-        let Some((place, core)) = into else {
-            return self.begin(key, own, first.places, number_max + 1, at, row, moment);
-        };
-        if others == 1 {
-            self.grow(key, place, core, own, at, row, moment)?;
-            return Ok(true);
+        let Some(into) = into else { return self.begin(key, own, (first.places, number_max + 1), row, moment) };
+        if touched > 1 {
+            self.merge(key, into.number, own, reach, moment)?;
         }
-        self.merge(key, core.number, own, reach, moment)?;
-        let place = self.place_of(key, Cell::number(core.number)).expect("a window that others merged into is there");
-        let place = place.first as u32;
-        let core = self.core(key, place).expect("it was found there");
-        self.grow(key, place, core, own, at, row, moment)?;
+        let number = Cell::number(into.number);
+        let place = self.place_of(key, number).expect("what others merge into stays");
+        self.change_core(key, place, |core| (core.start, core.end) = (reach.start.0, reach.end.0));
+        let frame = self.rules.frame(reach, moment);
+        self.add((key, place, number), &frame, || into, row, moment)?;
         Ok(true)
     }
 
-    /// Begins a session in the place behind the last; false if it is over before it begins.
-    #[expect(clippy::too_many_arguments, reason = "a row, where it goes, and when")]
+    /// Begins a session of a number in the place behind the last; false if it is over before it begins.
     fn begin(
         &mut self,
         key: K,
         own: Window,
-        place: u32,
-        number: u32,
-        at: Timestamp,
-        row: &T,
+        (place, number): (u32, u32),
+        row: (Timestamp, &T),
         moment: Moment,
     ) -> Stored<bool> {
         let frame = self.rules.frame(own, moment);
         if frame.is_over {
             return Ok(false);
         }
-        self.add((key, Cell::number(place), Cell::number(number)), &frame, || Core::new(own, number), at, row, moment)?;
+        self.add((key, Cell::number(place), Cell::number(number)), &frame, || Core::new(own, number), row, moment)?;
         if place > 0 {
-            self.change_core(key, 0, |first| first.places = place + 1);
+            self.change_core(key, Cell::number(0), |first| first.places = place + 1);
         }
         Ok(true)
-    }
-
-    /// Puts a row into a session that is there, and that it may extend.
-    #[expect(clippy::too_many_arguments, reason = "a row, where it goes, and when")]
-    fn grow(
-        &mut self,
-        key: K,
-        place: u32,
-        core: Core,
-        own: Window,
-        at: Timestamp,
-        row: &T,
-        moment: Moment,
-    ) -> Stored<()> {
-        let reach = hull(core.window(), own);
-        if reach != core.window() {
-            self.change_core(key, place, |core| (core.start, core.end) = (reach.start.0, reach.end.0));
-        }
-        let frame = self.rules.frame(reach, moment);
-        self.add((key, Cell::number(place), Cell::number(core.number)), &frame, || core, at, row, moment)
     }
 
     /// Merges all sessions that a window touches into the one of a number.
@@ -191,7 +172,7 @@ where
             slots.put(ALL, &within(key, place), moved)?;
         }
         if places > 1 {
-            self.change_core(key, 0, |first| first.places = places - 1);
+            self.change_core(key, Cell::number(0), |first| first.places = places - 1);
         }
         Ok(())
     }

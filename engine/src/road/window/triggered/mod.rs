@@ -33,6 +33,8 @@ mod operator;
 mod slot;
 mod trigger;
 mod triggers;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::fmt;

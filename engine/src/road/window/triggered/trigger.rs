@@ -144,7 +144,7 @@ pub struct TriggerContext<'a, S> {
     pub(super) state: &'a mut S,
     pub(super) window: Option<Window>,
     pub(super) last: Timestamp,
-    pub(super) is_processing: bool,
+    pub(super) has_ended: bool,
     pub(super) watermark: Timestamp,
     pub(super) now: WallTime,
     pub(super) timers: &'a mut dyn WindowTimers,
@@ -175,10 +175,11 @@ impl<S> TriggerContext<'_, S> {
         self.last
     }
 
-    /// Whether the window's last instant has come.
+    /// Whether the window's last instant has come, and it is only kept for rows that are late. Never of a window of
+    /// processing time, which goes at its end.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        if self.is_processing { self.now.0 >= self.last.0 } else { self.watermark >= self.last }
+        self.has_ended
     }
 
     /// How far event time has come.

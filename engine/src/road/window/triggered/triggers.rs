@@ -292,19 +292,16 @@ impl Continuous {
         ContinuousWall { every_ms: Continuous::every(interval).every_ms }
     }
 
-    /// Has the window called at the multiple behind `behind`, unless its end comes first. A multiple that time is past
-    /// already is made up for as soon as time goes on.
-    fn go_on(self, behind: i64, cx: &mut TriggerContext<'_, Multiple>) {
-        let next_ms = next_multiple(behind, self.every_ms);
-        let timer = Timestamp(next_ms).max(cx.watermark().plus_ms(1));
-        *cx.state() = Multiple { next_ms, timer_ms: timer.0, is_set: 1 };
-        Continuous::arm(cx);
-    }
-
-    /// Sets the timer, if the window lives to see it. A session that grows may do so later.
-    fn arm(cx: &mut TriggerContext<'_, Multiple>) {
-        let timer = Timestamp(cx.state().timer_ms);
-        if cx.state().is_set == 1 && timer < cx.last_instant() && cx.watermark() < Timestamp::MAX {
+    /// Sets the timer of the next multiple, if the window lives to see it; a session that grows may do so later. A multiple
+    /// that time is past already is made up for at `soonest`.
+    fn arm(cx: &mut TriggerContext<'_, Multiple>, soonest: Timestamp) {
+        let (last, watermark) = (cx.last_instant(), cx.watermark());
+        let state = cx.state();
+        state.timer_ms = state.timer_ms.max(soonest.0);
+        let timer = Timestamp(state.timer_ms);
+        // A window without an end has multiples for ever: none is made up for when the input has ended.
+        let goes_on = watermark < Timestamp::MAX || last < Timestamp::MAX;
+        if state.is_set == 1 && timer < last && goes_on {
             cx.event(timer);
         }
     }
@@ -338,10 +335,11 @@ impl<T> Trigger<T> for Continuous {
             return Verdict::Fire;
         }
         if cx.state().is_set == 0 {
-            self.go_on(at.0, cx);
-        } else {
-            Continuous::arm(cx);
+            let next_ms = next_multiple(at.0, self.every_ms);
+            *cx.state() = Multiple { next_ms, timer_ms: next_ms, is_set: 1 };
         }
+        let soonest = cx.watermark().plus_ms(1);
+        Continuous::arm(cx, soonest);
         Verdict::Continue
     }
 
@@ -351,13 +349,14 @@ impl<T> Trigger<T> for Continuous {
 
     fn on_event_time(&self, at: Timestamp, cx: &mut TriggerContext<'_, Multiple>) -> Verdict {
         let state = *cx.state();
-        if state.is_set == 0 || state.timer_ms != at.0 {
+        // Behind the window's end the timer was never set: this one is the operator's.
+        if state.is_set == 0 || state.timer_ms != at.0 || at > cx.last_instant() {
             return Verdict::Continue;
         }
         // Multiples that lie behind a watermark are made up for one by one.
         let next_ms = next_multiple(state.next_ms, self.every_ms);
-        *cx.state() = Multiple { next_ms, timer_ms: next_ms.max(at.0), is_set: 1 };
-        Continuous::arm(cx);
+        *cx.state() = Multiple { next_ms, timer_ms: next_ms, is_set: 1 };
+        Continuous::arm(cx, at);
         Verdict::Fire
     }
 
@@ -380,7 +379,8 @@ impl<T> MergingTrigger<T> for Continuous {
             <Continuous as Trigger<T>>::clear(self, cx);
             *cx.state() = *from;
         }
-        Continuous::arm(cx);
+        let soonest = cx.watermark().plus_ms(1);
+        Continuous::arm(cx, soonest);
     }
 }
 
@@ -454,32 +454,47 @@ impl<T> MergingTrigger<T> for ContinuousWall {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct AtEndOfInput;
 
+impl AtEndOfInput {
+    /// Sets the timer, unless it is: a look at the state costs less than another at the timers.
+    fn wait(cx: &mut TriggerContext<'_, bool>) {
+        if !*cx.state() {
+            *cx.state() = true;
+            cx.event(Timestamp::MAX);
+        }
+    }
+}
+
 impl<T> Trigger<T> for AtEndOfInput {
-    type State = ();
+    /// Whether the timer is set.
+    type State = bool;
 
-    fn state(&self) {}
+    fn state(&self) -> bool {
+        false
+    }
 
-    fn on_element(&self, _row: &T, _at: Timestamp, cx: &mut TriggerContext<'_, ()>) -> Verdict {
-        cx.event(Timestamp::MAX);
+    fn on_element(&self, _row: &T, _at: Timestamp, cx: &mut TriggerContext<'_, bool>) -> Verdict {
+        AtEndOfInput::wait(cx);
         Verdict::Continue
     }
 
-    fn on_end(&self, cx: &mut TriggerContext<'_, ()>) -> Verdict {
+    fn on_end(&self, cx: &mut TriggerContext<'_, bool>) -> Verdict {
         if cx.watermark() == Timestamp::MAX { Verdict::Fire } else { Verdict::Continue }
     }
 
-    fn on_event_time(&self, at: Timestamp, _cx: &mut TriggerContext<'_, ()>) -> Verdict {
+    fn on_event_time(&self, at: Timestamp, _cx: &mut TriggerContext<'_, bool>) -> Verdict {
         if at == Timestamp::MAX { Verdict::Fire } else { Verdict::Continue }
     }
 
-    fn clear(&self, cx: &mut TriggerContext<'_, ()>) {
+    fn clear(&self, cx: &mut TriggerContext<'_, bool>) {
         cx.delete_event(Timestamp::MAX);
     }
 }
 
 impl<T> MergingTrigger<T> for AtEndOfInput {
-    fn on_merge(&self, (): &(), cx: &mut TriggerContext<'_, ()>) {
-        cx.event(Timestamp::MAX);
+    fn on_merge(&self, from: &bool, cx: &mut TriggerContext<'_, bool>) {
+        if *from {
+            AtEndOfInput::wait(cx);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use millstream_state::{Both, Fixed, Key};
 use super::super::Window;
 use super::contents::Contents;
 use super::kinds::{Meeting, WindowKind};
-use super::slot::{ALL, ARMED, Cell, Core, FILLED, Of, Stored, WindowSlots, WindowTimers, is_same, slot, within};
+use super::slot::{ALL, ARMED, Cell, Core, FILLED, Of, Slot, Stored, WindowSlots, WindowTimers, is_same, slot, within};
 use super::trigger::{TriggerContext, TriggerFor, Verdict};
 use super::{Pane, Timing};
 use crate::road::dense::Dense;
@@ -59,7 +59,8 @@ impl<W, R> Rules<W, R> {
         // A window that reaches beyond time has all of it.
         let last = if window.end == Timestamp::MAX { Timestamp::MAX } else { window.end.plus_ms(-1) };
         let cleanup = if is_processing { last } else { last.plus_ms(self.lateness_ms) };
-        let has_ended = if is_processing { moment.now.0 >= last.0 } else { moment.watermark >= last };
+        // A window of processing time goes at its end: while it is there, that has not come.
+        let has_ended = !is_processing && moment.watermark >= last;
         let is_over = !is_processing && moment.watermark >= cleanup;
         let window = (!W::IS_GLOBAL).then_some(window);
         Frame { window, last, cleanup, is_processing, is_over, has_ended }
@@ -103,8 +104,8 @@ pub(super) fn judged<K: Key, S: Fixed, V>(
     let own = core.has(ARMED).then_some((core.armed_at, frame.is_processing));
     let mut timers = Guarded { timers: Timers { pending, key: timed }, own };
     let Moment { watermark, now } = moment;
-    let Frame { window, last, is_processing, .. } = *frame;
-    judge(&mut TriggerContext { state, window, last, is_processing, watermark, now, timers: &mut timers })
+    let Frame { window, last, has_ended, .. } = *frame;
+    judge(&mut TriggerContext { state, window, last, has_ended, watermark, now, timers: &mut timers })
 }
 
 /// Sets the operator's own timer: at the window's last instant, and behind that at its cleanup. A window that has grown
@@ -171,13 +172,13 @@ where
         let mut is_in = false;
         for window in &windows {
             if W::Meeting::MERGES {
-                is_in |= self.join(key, *window, time, row, moment)?;
+                is_in |= self.join(key, *window, (time, row), moment)?;
                 continue;
             }
             let frame = self.rules.frame(*window, moment);
             if !frame.is_over {
                 let cell = Cell::of(*window);
-                self.add((key, cell, cell), &frame, || Core::new(*window, 0), time, row, moment)?;
+                self.add((key, cell, cell), &frame, || Core::new(*window, 0), (time, row), moment)?;
                 is_in = true;
             }
         }
@@ -185,39 +186,24 @@ where
         Ok(is_in || is_processing || at.plus_ms(self.rules.lateness_ms) > moment.watermark)
     }
 
-    /// Puts a row into the window in a place, whose timers are another cell's.
+    /// Puts a row into the window in a place, whose timers are another cell's; `core` is of a window that is new.
     pub(super) fn add(
         &mut self,
         (key, place, cell): (K, Cell, Cell),
         frame: &Frame,
         core: impl Fn() -> Core,
-        at: Timestamp,
-        row: &T,
+        (at, row): (Timestamp, &T),
         moment: Moment,
     ) -> Stored<()> {
         let Work { rules, kept: WindowSlots { slots, pending }, contents, out, .. } = self;
-        let timed = within(key, cell);
-        let fresh = || slot(contents.fresh(), rules.trigger.state(), core());
-        let Both(kept, Both(state, core)) = slots.get_mut_or(ALL, &within(key, place), fresh)?;
-        let mut noted = core.get();
-        if !W::IS_GLOBAL {
-            let behind = if frame.is_processing { moment.now.0.saturating_sub(1) } else { moment.watermark.0 };
-            arm(pending, timed, &mut noted, frame, behind);
-        }
-        noted.set(FILLED, true);
-        kept.with(|kept| contents.add(key, [cell.first, cell.second], kept, row, at))?;
-        let verdict = state.with(|state| {
-            judged(pending, timed, (state, &noted, frame), moment, |cx| rules.trigger.on_element(row, at, cx))
-        });
-        if verdict != Verdict::Continue {
-            let timing = if frame.has_ended { Timing::Late } else { Timing::Early };
-            kept.with(|kept| settle(rules, contents, out, (key, cell, kept), &mut noted, frame, (verdict, timing)))?;
-        }
-        core.set(noted);
-        if W::IS_GLOBAL && !noted.has(FILLED) && is_same(&state.get(), &rules.trigger.state()) {
-            let mut state = state.get();
-            judged(pending, timed, (&mut state, &noted, frame), moment, |cx| rules.trigger.clear(cx));
-            slots.remove(ALL, &within(key, place));
+        let place = within(key, place);
+        let slot = match slots.get_mut(ALL, &place) {
+            Some(slot) => slot,
+            None => slots.get_mut_or(ALL, &place, || slot(contents.fresh(), rules.trigger.state(), core()))?,
+        };
+        let is_left = take(rules, pending, contents, out, (key, cell, slot), frame, (at, row), moment)?;
+        if !is_left {
+            slots.remove(ALL, &place);
         }
         Ok(())
     }
@@ -275,6 +261,52 @@ where
         core.set(noted);
         Ok(())
     }
+}
+
+/// Puts a row into a window; false if nothing is left of that which is worth a slot.
+#[inline]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the operator's parts are borrowed one by one, as the slot is one of them"
+)]
+pub(super) fn take<T, K, W, R, C>(
+    rules: &Rules<W, R>,
+    pending: &mut Pending<Of<K>>,
+    contents: &mut C,
+    out: &mut Dense<C::Out>,
+    (key, cell, slot): (K, Cell, &mut Slot<C::Kept, R::State>),
+    frame: &Frame,
+    (at, row): (Timestamp, &T),
+    moment: Moment,
+) -> Stored<bool>
+where
+    K: Key,
+    W: WindowKind<T>,
+    R: TriggerFor<W::Meeting, T>,
+    C: Contents<K, T>,
+{
+    let Both(kept, Both(state, core)) = slot;
+    let timed = within(key, cell);
+    let mut noted = core.get();
+    if !W::IS_GLOBAL {
+        let behind = if frame.is_processing { moment.now.0.saturating_sub(1) } else { moment.watermark.0 };
+        arm(pending, timed, &mut noted, frame, behind);
+    }
+    noted.set(FILLED, true);
+    kept.with(|kept| contents.add(key, [cell.first, cell.second], kept, row, at))?;
+    let verdict = state.with(|state| {
+        judged(pending, timed, (state, &noted, frame), moment, |cx| rules.trigger.on_element(row, at, cx))
+    });
+    if verdict != Verdict::Continue {
+        let timing = if frame.has_ended { Timing::Late } else { Timing::Early };
+        kept.with(|kept| settle(rules, contents, out, (key, cell, kept), &mut noted, frame, (verdict, timing)))?;
+    }
+    core.set(noted);
+    if !W::IS_GLOBAL || noted.has(FILLED) || !is_same(&state.get(), &rules.trigger.state()) {
+        return Ok(true);
+    }
+    state.with(|state| judged(pending, timed, (state, &noted, frame), moment, |cx| rules.trigger.clear(cx)));
+    Ok(false)
 }
 
 /// Does what a trigger said.
