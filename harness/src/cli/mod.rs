@@ -8,6 +8,7 @@ mod checkpoint;
 mod figures;
 mod generate;
 mod limit;
+mod nexmark;
 mod state;
 pub mod values;
 mod verify;
@@ -32,6 +33,7 @@ Exit status: 0 done and verified, 1 failed or different from what is expected, 2
 Examples:
   harness ysb                            the Yahoo benchmark: 50M events on all cores, verified
   harness chaos ysb --kills 20           the same, killed twenty times
+  harness nexmark --query q5             a Nexmark query, verified
   harness state --keys 10M               a running count for each of 10M keys, verified
   harness limit                          the Yahoo query by hand: what this machine can do
   harness limit --shape table --keys 10M a keyed count by hand
@@ -48,6 +50,8 @@ enum Verb {
     Ysb(Box<ysb::YsbArgs>),
     /// Run a running count for each of many keys on the engine: state, checkpoints, restarts
     State(Box<state::StateArgs>),
+    /// Run Nexmark's queries on the engine, and verify them
+    Nexmark(Box<nexmark::NexmarkArgs>),
     /// Write input to files
     Generate(generate::GenerateArgs),
     /// Recount a log and compare committed output with it
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
     let verdict = match &cli.verb {
         Verb::Ysb(args) => ysb::run(args),
         Verb::State(args) => state::run(args),
+        Verb::Nexmark(args) => nexmark::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Chaos(args) => chaos::run(args),

@@ -1,0 +1,85 @@
+//! Which queries there are.
+
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! queries {
+    ($($name:ident $text:literal $what:literal)*) => {
+        /// A Nexmark query.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[expect(missing_docs, reason = "`what` says what each is")]
+        pub enum Query {
+            $($name,)*
+        }
+
+        impl Query {
+            /// All that there are, in order.
+            pub const ALL: &[Query] = &[$(Query::$name),*];
+
+            /// Its name: `q5`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Query::$name => $text,)*
+                }
+            }
+
+            /// What it does, in a few words.
+            #[must_use]
+            pub fn what(self) -> &'static str {
+                match self {
+                    $(Query::$name => $what,)*
+                }
+            }
+        }
+    };
+}
+
+queries! {
+    Q0 "q0" "every bid, as it is"
+    Q1 "q1" "prices in another currency"
+    Q2 "q2" "bids on some auctions"
+    Q14 "q14" "a filter and a calculation on bids"
+    Q21 "q21" "the channel's number of each bid"
+    Q22 "q22" "the directories of each bid's url"
+}
+
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Query {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Query, String> {
+        if let Some(query) = Query::ALL.iter().find(|query| query.name() == text) {
+            return Ok(*query);
+        }
+        if text == "q6" {
+            return Err(
+                "q6 is left out: it averages over the last ten auctions of a seller in the order in which they \
+                        close, which its definition leaves open where several close at once"
+                    .to_owned(),
+            );
+        }
+        let known: Vec<&str> = Query::ALL.iter().map(|query| query.name()).collect();
+        Err(format!("expected one of {}, or all", known.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for query in Query::ALL {
+            assert_eq!(query.to_string().parse(), Ok(*query));
+        }
+        assert!("q6".parse::<Query>().unwrap_err().starts_with("q6 is left out"));
+        assert!("q99".parse::<Query>().unwrap_err().contains("q0, q1, q2"));
+        assert!("Q0".parse::<Query>().is_err());
+    }
+}
