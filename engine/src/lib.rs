@@ -55,7 +55,9 @@ pub mod epoch;
 pub mod run;
 
 pub use job::config::{Config, RestartStrategy, StateBacking};
+pub use job::connect::Connected;
 pub use job::flow::{Flow, Job};
+pub use job::joins::{IntervalBetween, IntervalJoin};
 pub use job::keyed::KeyedStream;
 pub use job::stream::Stream;
 pub use job::windowed::{Lenient, WindowedStream, Windowing};
@@ -67,7 +69,9 @@ pub use road::aggregate::{
     Aggregate, Avg, Count, Distinct, First, Last, Max, Min, Number, Quantiles, Reduced, Sketch, Sum, Top,
 };
 pub use road::chain::Chain;
+pub use road::connect::CoProcess;
 pub use road::fallible::{DeadLetter, OnError};
+pub use road::join::JoinRow;
 pub use road::lookup::LookupTable;
 pub use road::process::{BoxError, Process, ProcessContext};
 pub use road::running::Updated;
