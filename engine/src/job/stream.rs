@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use super::flow::Flow;
 use super::graph::{Graph, NodeId};
 use super::keyed::KeyedStream;
+use crate::road::branch::Branched;
 use crate::road::chain::{Chain, Filter, FilterMap, FlatMap, Inspect, Map, Project, Signal, Stage};
 use crate::road::dense::{Dense, Piece};
 use crate::road::event_time::EventTime;
@@ -14,6 +15,7 @@ use crate::road::ingestion::IngestionTime;
 use crate::road::keyed::{ByValue, InRow};
 use crate::road::lookup::{Lookup, LookupTable};
 use crate::road::rows::Rows;
+use crate::road::side::{Side, SideOutput};
 use crate::road::sink::{Sink, SinkStage};
 use crate::road::union::Union;
 use crate::road::watermarks::WatermarkStrategy;
@@ -214,6 +216,37 @@ impl<C: Chain> Stream<C> {
         let united = self.then("union", &detail, |one, _| Union { one, other: other.chain });
         united.flow.change(united.node, |node| node.also = Some(other.node));
         united
+    }
+
+    /// Forks the stream: the first goes on with all rows, the second with what `pick` makes of some of them, at their times.
+    ///
+    /// Each is a stream like any other, and both need a sink, of their own or where they meet again.
+    ///
+    /// ```
+    /// # use millstream::{Items, Job};
+    /// # use millstream_connectors::memory::MemorySink;
+    /// # let (sink, even_sink) = (MemorySink::new(), MemorySink::new());
+    /// # let (all, even) = (sink.clone(), even_sink.clone());
+    /// Job::new("fork", move |flow| {
+    ///     let (all, even) = flow.source(Items::of(vec![1, 2, 3])).branch(|n| (n % 2 == 0).then_some(n * 10));
+    ///     all.sink(sink.clone());
+    ///     even.sink(even_sink.clone());
+    /// })
+    /// .run()?;
+    /// assert_eq!((all.rows(), even.rows()), (vec![1, 2, 3], vec![20]));
+    /// # Ok::<(), millstream::JobError>(())
+    /// ```
+    pub fn branch<X, F>(self, pick: F) -> (Stream<Branched<C, X, F>>, Stream<Side<X>>)
+    where
+        X: 'static,
+        F: Fn(&C::Out) -> Option<X> + 'static,
+    {
+        let to = SideOutput::new();
+        let (branch, side) = to.take();
+        let all = self.then("branch", type_name::<X>(), |upstream, node| Branched { upstream, pick, to, branch, node });
+        let node = all.flow.node("side", type_name::<X>().to_owned(), Some(all.node));
+        let side = Stream { chain: side, flow: all.flow.clone(), node };
+        (all, side)
     }
 
     /// Brings rows with equal keys to the shard that owns the key.

@@ -22,6 +22,7 @@ pub mod running;
 pub mod stateful;
 pub mod timers;
 pub mod side;
+pub mod branch;
 pub mod process;
 pub mod connect;
 pub mod join;

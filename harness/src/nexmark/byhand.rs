@@ -68,6 +68,7 @@ fn loop_of(query: Query) -> Option<fn(Share) -> LineSum> {
         Query::Q14 => Some(|share| sum_up(share, bids::calculated)),
         Query::Q21 => Some(|share| sum_up(share, bids::with_channel_id)),
         Query::Q22 => Some(|share| sum_up(share, bids::with_directories)),
+        _ => None,
     }
 }
 

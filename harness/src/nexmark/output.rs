@@ -2,6 +2,8 @@
 //!
 //! What a shard commits is the sum of all its lines since the job began, so that a sum, too, survives a restart: the
 //! committed rows of a job that was killed twenty times are those of one that never was.
+//!
+//! Files are those of the connectors' file sink, or of its partitioned one where a line says where it belongs.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -10,18 +12,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream::road::sink::{Committable, Epoch, SinkFuture};
 use millstream::{Guarantee, Sink, SinkError, SinkWriter};
-use millstream_connectors::file::{FileSink, FileWriter};
+use millstream_connectors::file::{FileSink, FileWriter, PartitionedSink, PartitionedWriter};
 use serde::{Deserialize, Serialize};
 
 use super::row::{Fields, LineSum};
 
 /// Copies a finished line.
 type CopyLine = fn(&Vec<u8>, &mut Vec<u8>);
+/// Says in which directory a finished line belongs.
+type PartitionOf = fn(&Vec<u8>) -> String;
 
 /// A sink of results of any kind. Clones sum up together.
 #[derive(Clone, Default, Debug)]
 pub struct Output {
     files: Option<PathBuf>,
+    partition_of: Option<PartitionOf>,
     committed: Committed,
 }
 
@@ -45,7 +50,14 @@ impl Output {
     /// They go to files in `dir` as well.
     #[must_use]
     pub fn files(dir: PathBuf) -> Output {
-        Output { files: Some(dir), committed: Committed::default() }
+        Output { files: Some(dir), ..Output::default() }
+    }
+
+    /// Where they go to files, each goes to those of the partition that it says.
+    #[must_use]
+    pub fn partitioned(mut self, partition_of: PartitionOf) -> Output {
+        self.partition_of = Some(partition_of);
+        self
     }
 
     /// All that is committed.
@@ -61,7 +73,11 @@ impl<R: Fields> Sink<R> for Output {
 
     fn open(&self, shard: u32, shards: u32) -> Result<OutputWriter<R>, SinkError> {
         let copy: CopyLine = |line, out| out.extend_from_slice(line);
-        let files = self.files.as_ref().map(|dir| FileSink::lines(dir, copy).open(shard, shards)).transpose()?;
+        let files = match (&self.files, self.partition_of) {
+            (None, _) => Files::None,
+            (Some(dir), None) => Files::Of(FileSink::lines(dir, copy).open(shard, shards)?),
+            (Some(dir), Some(of)) => Files::ByPartition(PartitionedSink::lines(dir, of, copy).open(shard, shards)?),
+        };
         let committed = self.committed.clone();
         Ok(OutputWriter { shard, sum: LineSum::default(), line: Vec::new(), files, committed, row: PhantomData })
     }
@@ -82,9 +98,28 @@ pub struct OutputWriter<R> {
     /// Of all lines since the job began.
     sum: LineSum,
     line: Vec<u8>,
-    files: Option<FileWriter<CopyLine>>,
+    files: Files,
     committed: Committed,
     row: PhantomData<fn(&R)>,
+}
+
+/// Where lines go besides.
+#[derive(Debug)]
+enum Files {
+    None,
+    Of(FileWriter<CopyLine>),
+    ByPartition(PartitionedWriter<PartitionOf, CopyLine>),
+}
+
+/// Does the same with whichever files there are; the last is for none.
+macro_rules! each {
+    ($files:expr, $writer:ident => $work:expr, $none:expr) => {
+        match $files {
+            Files::Of($writer) => $work,
+            Files::ByPartition($writer) => $work,
+            Files::None => $none,
+        }
+    };
 }
 
 /// What a checkpoint keeps of a shard's output.
@@ -112,16 +147,16 @@ impl<R: Fields> SinkWriter<R> for OutputWriter<R> {
         self.line.clear();
         row.write(&mut self.line);
         self.sum.add(&self.line);
-        self.files.as_mut().map_or(Ok(()), |files| files.write(&self.line))
+        each!(&mut self.files, files => files.write(&self.line), Ok(()))
     }
 
     fn ready(&mut self) -> bool {
-        self.files.as_mut().is_none_or(|files| files.ready())
+        each!(&mut self.files, files => files.ready(), true)
     }
 
     fn prepare(&mut self, epoch: Epoch) -> SinkFuture<Committable> {
         let LineSum { rows, fnv } = self.sum;
-        let files = self.files.as_mut().map(|files| files.prepare(epoch));
+        let files = each!(&mut self.files, files => Some(files.prepare(epoch)), None);
         Box::pin(async move {
             let files = match files {
                 Some(files) => Some(files.await?),
@@ -133,8 +168,11 @@ impl<R: Fields> SinkWriter<R> for OutputWriter<R> {
 
     fn commit(&mut self, committable: Committable) -> SinkFuture<()> {
         let (committed, shard) = (self.committed.clone(), self.shard);
-        let parsed = Prepared::parse(committable)
-            .map(|(sum, files)| (sum, self.files.as_mut().zip(files).map(|(writer, files)| writer.commit(files))));
+        let parsed = Prepared::parse(committable).map(|(sum, committable)| {
+            let files = committable
+                .and_then(|committable| each!(&mut self.files, files => Some(files.commit(committable)), None));
+            (sum, files)
+        });
         Box::pin(async move {
             let (sum, files) = parsed?;
             if let Some(files) = files {
@@ -146,9 +184,7 @@ impl<R: Fields> SinkWriter<R> for OutputWriter<R> {
     }
 
     fn restored(&mut self, epoch: Epoch) {
-        if let Some(files) = &mut self.files {
-            files.restored(epoch);
-        }
+        each!(&mut self.files, files => files.restored(epoch), ());
     }
 
     fn recover(&mut self, committables: Vec<Committable>) -> SinkFuture<()> {
@@ -160,9 +196,7 @@ impl<R: Fields> SinkWriter<R> for OutputWriter<R> {
         // Shards before may have been more than now: this one goes on with the sums of all that it answers for.
         self.sum = sums.into_iter().fold(LineSum::default(), LineSum::plus);
         self.committed.set(self.shard, self.sum);
-        match &mut self.files {
-            Some(files) => files.recover(of_files.into_iter().flatten().collect()),
-            None => Box::pin(async { Ok(()) }),
-        }
+        let of_files = of_files.into_iter().flatten().collect();
+        each!(&mut self.files, files => files.recover(of_files), Box::pin(async { Ok(()) }))
     }
 }

@@ -107,9 +107,16 @@ pub fn run(run: &NexmarkRun, tell: &mut dyn FnMut(Told)) -> Result<NexmarkOutcom
         Lines::File(path) => Some(OneFile::begin(path)?),
         Lines::Dropped | Lines::Parts(_) => None,
     };
+    let dropped;
     let output = match (&run.lines, &out) {
         (_, Some(out)) => Output::files(out.parts.path().to_path_buf()),
         (Lines::Parts(dir), None) => Output::files(dir.clone()),
+        // To write files is what this query is about.
+        (_, None) if run.query == Query::Q10 => {
+            let made = tempfile::Builder::new().prefix("millstream-nexmark-").tempdir();
+            dropped = made.map_err(doing("no temporary directory for files can be made"))?;
+            Output::files(dropped.path().to_path_buf())
+        }
         (_, None) => Output::sums(),
     };
     let temporary;
@@ -139,10 +146,12 @@ pub fn run(run: &NexmarkRun, tell: &mut dyn FnMut(Told)) -> Result<NexmarkOutcom
     if let Some(out) = out {
         out.finish()?;
     }
-    let answer = (run.verify && !job.stopped).then(|| {
+    let answer = if run.verify && !job.stopped {
         tell(Told::Verifying);
         answer::sum(query, events)
-    });
+    } else {
+        None
+    };
     Ok(NexmarkOutcome { job, rows: output.committed(), answer })
 }
 
@@ -164,16 +173,22 @@ impl OneFile {
     }
 
     fn finish(mut self) -> Result<(), RunError> {
-        let unwritable = || doing(format!("{} cannot be written", self.path.display()));
-        for entry in fs::read_dir(self.parts.path()).map_err(unwritable())? {
-            let path = entry.map_err(unwritable())?.path();
-            if path.is_file() {
-                let mut part = File::open(&path).map_err(unwritable())?;
-                io::copy(&mut part, &mut self.file).map_err(unwritable())?;
-            }
-        }
-        Ok(())
+        let copied = copy_parts(self.parts.path(), &mut self.file);
+        copied.map_err(doing(format!("{} cannot be written", self.path.display())))
     }
+}
+
+/// Copies the files of a directory and of those in it.
+fn copy_parts(dir: &Path, into: &mut File) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            copy_parts(&path, into)?;
+        } else {
+            io::copy(&mut File::open(&path)?, into)?;
+        }
+    }
+    Ok(())
 }
 
 /// Says what was being done, to whom it failed.
