@@ -9,13 +9,17 @@
 //! | `output` | the sink: exactly once, it sums up lines and writes them if asked |
 //! | `run` | one run: settings in, a verified outcome out |
 //! | `answer` | every query once more, slow and obvious |
+//! | `verify` | committed files against the answer, row by row |
+//! | `dataset` | events as lines of JSON, in a log |
 //! | `byhand` | the hand-written loop of the queries without state |
 
 pub mod answer;
 pub mod byhand;
+pub mod dataset;
 pub mod output;
 mod queries;
 pub mod query;
 pub mod row;
 pub mod run;
 pub mod source;
+pub mod verify;

@@ -60,6 +60,15 @@ queries! {
     Q22 "q22" "the directories of each bid's url"
 }
 
+impl Query {
+    /// Whether rows come while events do, all through, and are the same each time.
+    #[must_use]
+    pub fn has_output_as_it_goes(self) -> bool {
+        use Query::{Q4, Q12, Q15, Q16, Q17, Q18, Q19};
+        !matches!(self, Q4 | Q12 | Q15 | Q16 | Q17 | Q18 | Q19)
+    }
+}
+
 impl fmt::Display for Query {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
