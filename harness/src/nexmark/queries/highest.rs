@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use millstream::state::{KeyedState, List, Value};
 use millstream::{
-    BoxError, Chain, Count, Flow, Process, ProcessContext, Reduced, Sliding, Stream, Timer, Timestamp, Top,
+    AtEndOfInput, BoxError, Chain, Count, Flow, Global, Process, ProcessContext, Reduced, Sliding, Stream, Timer,
+    Timestamp, Top,
 };
 
-use super::{BidRow, Events, TEN_SECONDS_MS, all_time, bids};
+use super::{BidRow, Events, TEN_SECONDS_MS, bids};
 use crate::nexmark::output::Output;
 
 const SLIDE: Duration = Duration::from_secs(2);
@@ -140,7 +141,8 @@ struct BidderAndAuction {
 pub(super) fn q18(flow: &Flow, events: impl Events, output: Output) {
     bids(flow, events)
         .key_by(|bid| BidderAndAuction { bidder: bid.bidder, auction: bid.auction })
-        .window(all_time())
+        .window(Global)
+        .trigger(AtEndOfInput)
         .aggregate(Reduced::by(|one: &BidRow, other: &BidRow| if one.number > other.number { *one } else { *other }))
         .named("last")
         .map(|last| ([last.value.auction, last.value.bidder, last.value.price], last.value.at_ms))
@@ -150,9 +152,11 @@ pub(super) fn q18(flow: &Flow, events: impl Events, output: Output) {
 /// q19: the ten highest prices of each auction, with their ranks.
 pub(super) fn q19(flow: &Flow, events: impl Events, output: Output) {
     bids(flow, events)
-        .key_by(|bid| bid.auction)
-        .window(all_time())
-        .aggregate(Top::<10, u64, _>::of(|bid: &BidRow| bid.price))
+        .map(|bid| [bid.auction, bid.price])
+        .key_by(|[auction, _]| *auction)
+        .window(Global)
+        .trigger(AtEndOfInput)
+        .aggregate(Top::<10, u64, _>::of(|[_, price]: &[u64; 2]| *price))
         .named("top")
         .flat_map(|top| {
             let auction = top.key;

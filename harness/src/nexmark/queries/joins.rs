@@ -2,13 +2,14 @@
 
 use millstream::state::{KeyedState, List, Value};
 use millstream::{
-    BoxError, Chain, CoProcess, Count, Flow, OnError, ProcessContext, Reduced, Stream, Sum, Text, Timer, Timestamp,
+    AtEndOfInput, BoxError, Chain, CoProcess, Count, Flow, Global, OnError, ProcessContext, Reduced, Stream, Sum, Text,
+    Timer, Timestamp,
 };
 use millstream_state::TextError;
 use nexmark::event::{Event, Person};
 
 use super::stateless::wide;
-use super::{Events, all_time, ten_seconds, timed};
+use super::{Events, ten_seconds, timed};
 use crate::nexmark::output::Output;
 use crate::nexmark::source::Numbered;
 
@@ -232,9 +233,11 @@ fn winning_bids(flow: &Flow, events: impl Events) -> Stream<impl Chain<Out = Won
 /// q4: winning prices, summed up by category.
 pub(super) fn q4(flow: &Flow, events: impl Events, output: Output) {
     winning_bids(flow, events)
-        .key_by(|won| won.category)
-        .window(all_time())
-        .aggregate((Sum::of(|won: &Won| won.offer.price), Count))
+        .map(|won| [won.category, won.offer.price])
+        .key_by(|[category, _]| *category)
+        .window(Global)
+        .trigger(AtEndOfInput)
+        .aggregate((Sum::of(|[_, price]: &[u64; 2]| *price), Count))
         .named("by category")
         .map(|row| [row.key, row.value.0, row.value.1])
         .sink(output);

@@ -86,9 +86,3 @@ fn bids(flow: &Flow, events: impl Events) -> Stream<impl Chain<Out = BidRow>> {
 fn ten_seconds() -> Tumbling {
     Tumbling::of(Duration::from_millis(TEN_SECONDS_MS as u64))
 }
-
-/// One window of all time there is here, from 1970 for a hundred years: it is over when the input is.
-fn all_time() -> Tumbling {
-    const DAY_S: u64 = 24 * 60 * 60;
-    Tumbling::of(Duration::from_secs(100 * 365 * DAY_S))
-}
