@@ -1,5 +1,6 @@
 //! `harness nexmark` as a script meets it: every query has the rows of its slow answer, on any number of shards, and the
 //! known ones' checksums.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod program;
 
