@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 use millstream::road::sink::{Committable, Epoch, Sink, SinkError, SinkWriter};
-use millstream_connectors::file::FileSink;
+use millstream_connectors::file::{FileSink, PartitionedSink};
 use millstream_connectors::memory::{MemorySink, NullSink};
 
 type Row = u64;
@@ -121,10 +121,18 @@ async fn live<S: Sink<Row>>(
 }
 
 /// Kills the life after each call, and its second life too, restoring every checkpoint that may have been the newest.
-fn killed_anywhere<S: Sink<Row>>(mut fresh: impl FnMut() -> (S, Box<dyn Fn() -> Vec<Row>>, Box<dyn Fn()>)) {
+fn killed_anywhere<S: Sink<Row>>(fresh: impl FnMut() -> (S, Box<dyn Fn() -> Vec<Row>>, Box<dyn Fn()>)) {
+    killed_anywhere_and_again(&[0, 1, 2, 4, 7], fresh);
+}
+
+/// The second kill comes after so many calls of the second life.
+fn killed_anywhere_and_again<S: Sink<Row>>(
+    second_kills: &[usize],
+    mut fresh: impl FnMut() -> (S, Box<dyn Fn() -> Vec<Row>>, Box<dyn Fn()>),
+) {
     let last = LIFE.iter().filter(|call| matches!(call, Call::Prepare(_))).count() as u64;
     for first_kill in 0..=LIFE.len() {
-        for second_kill in [0, 1, 2, 4, 7] {
+        for &second_kill in second_kills {
             let committed = LIFE[..first_kill].iter().filter(|call| matches!(call, Call::Commit(_))).count() as u64;
             let prepared = LIFE[..first_kill].iter().filter(|call| matches!(call, Call::Prepare(_))).count() as u64;
             for restored in committed..=prepared {
@@ -153,6 +161,62 @@ fn the_file_sink_killed_between_any_two_calls_shows_each_row_once() {
         };
         (sink, Box::new(move || visible(&path)), Box::new(check_clean))
     });
+}
+
+/// Partitions two levels deep: some go on through all epochs, and new ones come.
+fn partitioned_sink(dir: &Path) -> impl Sink<Row> + use<> {
+    let format = |row: &Row, out: &mut Vec<u8>| out.extend_from_slice(row.to_string().as_bytes());
+    PartitionedSink::lines(dir, |row: &Row| format!("eights={}/even={}", row / 8, row.is_multiple_of(2)), format)
+}
+
+/// The directories that a partitioned sink wrote in.
+fn partitions(dir: &Path) -> Vec<PathBuf> {
+    let inside = |dir: &Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    inside(dir).iter().filter(|path| !path.ends_with(".pending")).flat_map(|path| inside(path)).collect()
+}
+
+#[test]
+fn the_partitioned_sink_killed_between_any_two_calls_shows_each_row_once() {
+    // The files are those of the file sink: what is new is which of them there are.
+    killed_anywhere_and_again(&[3], || {
+        let dir = tempfile::tempdir().unwrap();
+        let (sink, path) = (partitioned_sink(dir.path()), dir.path().to_owned());
+        let clean = path.clone();
+        let check_clean = move || {
+            for partition in partitions(&clean) {
+                assert_eq!(pending(&partition), Vec::<String>::new());
+                let name = partition.strip_prefix(&clean).unwrap().to_str().unwrap().to_owned();
+                let rows = visible(&partition);
+                assert!(
+                    rows.iter().all(|row| name == format!("eights={}/even={}", row / 8, row.is_multiple_of(2))),
+                    "{name}"
+                );
+            }
+            assert!(dir.path().exists());
+        };
+        let show = move || {
+            let mut rows: Vec<Row> = partitions(&path).iter().flat_map(|partition| visible(partition)).collect();
+            rows.sort_unstable();
+            rows
+        };
+        (sink, Box::new(show), Box::new(check_clean))
+    });
+}
+
+#[test]
+fn a_partition_outside_of_the_directory_or_gone_from_it_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for partition in ["", "/tmp", "../other", "a/../../b", "./a"] {
+        let sink =
+            PartitionedSink::lines(dir.path(), move |_: &Row| partition.to_owned(), |_: &Row, _: &mut Vec<u8>| {});
+        let refused = on_a_shard(async { sink.open(0, 1).unwrap().write(&1) }).unwrap_err().to_string();
+        assert!(refused.contains("is no partition of"), "{partition:?}: {refused}");
+    }
+    let sink = partitioned_sink(dir.path());
+    let prepared = on_a_shard(live(&sink, 0, Vec::new(), 3, Vec::new));
+    fs::remove_dir_all(dir.path().join("eights=0")).unwrap();
+    let refused = refusal(&sink, 0, 1, prepared);
+    assert!(refused.contains("the output of partition \"eights=0/even=false\" is lost"), "{refused}");
 }
 
 #[test]

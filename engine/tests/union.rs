@@ -253,3 +253,58 @@ fn aligned_sources_stay_abreast() {
         assert_eq!(furthest < 2_000 + 2_048 + 500, is_aligned, "{shards} shards: {furthest} ms ahead");
     }
 }
+
+/// A stream that forks and meets itself again: across a key's edge, in a join, and right away; with a failure in between.
+#[test]
+fn a_stream_that_forks_meets_itself_again_also_after_a_restart() {
+    let all = rows(40_000, 1, |row| row as u64);
+    for shards in [1, 2] {
+        for fails in [false, true] {
+            let checkpoints = tempfile::tempdir().unwrap();
+            let (sink, count_sink) = (MemorySink::new(), MemorySink::new());
+            let (pairs, counts) = (sink.clone(), count_sink.clone());
+            let has_failed = Arc::new(AtomicBool::new(!fails));
+            let events = all.clone();
+            let job = Job::new("fork", move |flow| {
+                let has_failed = has_failed.clone();
+                let events = flow.source(Items::of(events.clone())).map(move |row: &Row| {
+                    assert!(row.1 < 20_000 || has_failed.swap(true, Ordering::Relaxed), "the test's own failure");
+                    *row
+                });
+                let events = events.event_time(|row| Timestamp(row.1), Watermarks::monotonic());
+                // Every third is a row of its own, and every fourth of them is counted with the others.
+                let (events, thirds) = events.branch(|(key, at)| (key % 3 == 0).then_some([*key, *at as u64 * 10]));
+                let (events, fourths) = events.branch(|(key, at)| (key % 4 == 0).then_some((*key, *at)));
+                events
+                    .map(|(key, at)| [*key, *at as u64])
+                    .key_by(|row| row[0])
+                    .join_unbounded(thirds.key_by(|row| row[0]), |one, other| (one[0], one[1], other[1]))
+                    .named("pairs")
+                    .sink(sink.clone());
+                let (fours, eights) = fourths.branch(|(key, at)| (key % 8 == 0).then_some((*key, *at)));
+                fours
+                    .union(eights)
+                    .key_by(|row| row.0 % 16)
+                    .window(Tumbling::of(HUNDRED_MS))
+                    .aggregate(Count)
+                    .named("counts")
+                    .map(|row| (row.key, row.window.start.0, row.value))
+                    .sink(count_sink.clone());
+            });
+            let restart = RestartStrategy { initial: Duration::from_millis(1), ..RestartStrategy::default() };
+            let job = job.shards(shards).checkpoints(checkpoints.path(), Duration::from_millis(2)).restart(restart);
+            let report = job.run().unwrap();
+            let told = format!("{shards} shards, fails {fails}");
+            assert_eq!((report.measured.late, report.restarts.len()), (0, usize::from(fails)), "{told}");
+            let mut pairs = pairs.rows();
+            pairs.sort_unstable();
+            let expected: Vec<_> = (0..40_000_u64).step_by(3).map(|key| (key, key, key * 10)).collect();
+            assert!(pairs == expected, "{told}: {} pairs, not {}", pairs.len(), expected.len());
+            let fours = all.iter().filter(|(key, _)| key % 4 == 0);
+            let both = fours.flat_map(|row| vec![(row.0 % 16, row.1); if row.0 % 8 == 0 { 2 } else { 1 }]);
+            let mut counts = counts.rows();
+            counts.sort_unstable();
+            assert!(counts == counted(&both.collect::<Vec<Row>>()), "{told}: {} counts", counts.len());
+        }
+    }
+}

@@ -18,6 +18,8 @@ use hdrhistogram::Histogram;
 use millstream::{Clock, time::Nanos};
 
 use crate::keys::KeySpace;
+use crate::nexmark::query::Query;
+use crate::nexmark::verify as nexmark;
 use crate::state::oracle::{self, Oracle};
 use crate::ysb::dataset;
 use crate::ysb::generate::GeneratorConfig;
@@ -68,6 +70,13 @@ pub enum ChaosJob {
         every: u64,
         /// The directory of the files that the state lies in, if it does.
         backing: Option<PathBuf>,
+    },
+    /// A Nexmark query, one that has output as it goes.
+    Nexmark {
+        /// Which.
+        query: Query,
+        /// Over so many events.
+        events: u64,
     },
 }
 
@@ -194,8 +203,10 @@ impl Rooms {
 
     /// Compares what the job left with what a run without kills would have.
     fn compare(&self, chaos: &Chaos) -> Result<Differences, String> {
-        let ChaosJob::State { space, updates, every, .. } = &chaos.job else {
-            return verify::compare(&self.log, &self.out);
+        let (space, updates, every) = match &chaos.job {
+            ChaosJob::Ysb { .. } => return verify::compare(&self.log, &self.out),
+            ChaosJob::Nexmark { query, events } => return nexmark::compare(*query, *events, &self.out),
+            ChaosJob::State { space, updates, every, .. } => (space, updates, every),
         };
         let checked = oracle::check(&self.checkpoints, space, chaos.shards, 8)?;
         let mut differences = checked.differences;
@@ -223,6 +234,7 @@ impl Rooms {
             ChaosJob::Ysb { combine, .. } => {
                 command.args(["ysb", "--encoding", "json", "--source", "log", "--path"]).arg(&self.log);
                 command.args(["--sink", "file", "--combine", if *combine { "on" } else { "off" }]);
+                command.arg("--out");
             }
             ChaosJob::State { space, updates, every, backing } => {
                 let KeySpace { keys, distribution, seed } = space;
@@ -232,10 +244,13 @@ impl Rooms {
                 if let Some(dir) = backing {
                     command.args(["--backing", "file", "--path"]).arg(dir);
                 }
+                command.arg("--out");
+            }
+            ChaosJob::Nexmark { query, events } => {
+                command.args(["nexmark", "--query", query.name(), "--events", &events.to_string(), "--parts"]);
             }
         }
         command
-            .arg("--out")
             .arg(&self.out)
             .arg("--checkpoint-dir")
             .arg(&self.checkpoints)
@@ -252,9 +267,7 @@ impl Rooms {
 
     /// Visible files of the output: it only grows.
     fn committed_files(&self) -> Result<usize, String> {
-        let entries =
-            fs::read_dir(&self.out).map_err(|error| format!("{} cannot be read: {error}", self.out.display()))?;
-        Ok(entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("part-")).count())
+        Ok(nexmark::committed_files(&self.out)?.len())
     }
 
     /// The end of what the children said.

@@ -4,6 +4,7 @@
 //! cli ─▶ limit    hand-written loops, no engine: what the machine can do
 //!     ├▶ ysb      the Yahoo benchmark: events → query → result rows → the slow answer
 //!     ├▶ windows  a window kind and many keys → a digest of all results → the slow answer
+//!     ├▶ nexmark  the Nexmark queries: events → query → rows, their checksum → the slow answer
 //!     └▶ state    the keyed count: keys → running count → its checkpoints → the slow answer
 //!        keys     keys for the keyed count      machine   cores, distance, usage
 //!        report   what a run says at its end
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod keys;
 pub mod limit;
 pub mod machine;
+pub mod nexmark;
 pub mod report;
 pub mod state;
 pub mod windows;

@@ -21,6 +21,7 @@
 //!
 //! Deliberately absent: any lock on `DIR`. Shards share it without meeting, since each touches its own names only.
 
+mod partitioned;
 mod pen;
 mod publish;
 mod writer;
@@ -33,6 +34,7 @@ use std::rc::Rc;
 use glommio::GlommioError;
 use millstream::road::sink::{Epoch, Guarantee, Sink, SinkError};
 
+pub use partitioned::{PartitionedSink, PartitionedWriter};
 pub use writer::FileWriter;
 
 /// Writes rows to files in one directory, exactly once.

@@ -1,11 +1,49 @@
-//! One stream into several, and round again: what a user says with `split`, `tee` and `iterate`.
+//! One stream into several, and round again: what a user says with `split`, `tee`, `branch` and `iterate`.
 
 use std::any::type_name;
 
 use super::stream::{Boxed, Stream};
 use crate::road::chain::Chain;
-use crate::road::fork::{Asked, Doubled, Fork};
+use crate::road::fork::{Asked, Doubled, Fork, Parting, Picked};
 use crate::road::side::{Side, SideOutput};
+
+impl<C: Chain> Stream<C> {
+    /// Forks the stream: the first goes on with all rows, the second with what `pick` makes of some of them, at their times.
+    ///
+    /// Each is a stream like any other, and both need a sink, of their own or where they meet again.
+    ///
+    /// ```
+    /// # use millstream::{Items, Job};
+    /// # use millstream_connectors::memory::MemorySink;
+    /// # let (sink, even_sink) = (MemorySink::new(), MemorySink::new());
+    /// # let (all, even) = (sink.clone(), even_sink.clone());
+    /// Job::new("fork", move |flow| {
+    ///     let (all, even) = flow.source(Items::of(vec![1, 2, 3])).branch(|n| (n % 2 == 0).then_some(n * 10));
+    ///     all.sink(sink.clone());
+    ///     even.sink(even_sink.clone());
+    /// })
+    /// .run()?;
+    /// assert_eq!((all.rows(), even.rows()), (vec![1, 2, 3], vec![20]));
+    /// # Ok::<(), millstream::JobError>(())
+    /// ```
+    pub fn branch<X, F>(self, pick: F) -> (Stream<Fork<C, Picked<F>>>, Stream<Side<X>>)
+    where
+        X: 'static,
+        F: Fn(&C::Out) -> Option<X> + 'static,
+    {
+        self.fork("branch", Picked(pick))
+    }
+
+    fn fork<P: Parting<C::Out>>(self, kind: &'static str, parting: P) -> (Stream<Fork<C, P>>, Stream<Side<P::Side>>) {
+        let side = SideOutput::new();
+        let (branch, chain) = side.take();
+        let Stream { chain: upstream, flow, node: before } = self;
+        let node = flow.node(kind, String::new(), Some(before));
+        let beside = flow.node("side", type_name::<P::Side>().to_owned(), Some(node));
+        let main = Stream { chain: Fork { upstream, parting, side, branch, node }, flow: flow.clone(), node };
+        (main, Stream { chain, flow, node: beside })
+    }
+}
 
 impl<C: Chain<Out: Clone>> Stream<C> {
     /// Two streams: of the rows for which `is_first` is true, and of all others. Both have to be ended by a sink.
@@ -46,16 +84,6 @@ impl<C: Chain<Out: Clone>> Stream<C> {
     /// ```
     pub fn tee(self) -> (Stream<Fork<C, Doubled>>, Stream<Side<C::Out>>) {
         self.fork("tee", Doubled)
-    }
-
-    fn fork<P>(self, kind: &'static str, parting: P) -> (Stream<Fork<C, P>>, Stream<Side<C::Out>>) {
-        let side = SideOutput::new();
-        let (branch, chain) = side.take();
-        let Stream { chain: upstream, flow, node: before } = self;
-        let node = flow.node(kind, String::new(), Some(before));
-        let beside = flow.node("side", type_name::<C::Out>().to_owned(), Some(node));
-        let main = Stream { chain: Fork { upstream, parting, side, branch, node }, flow: flow.clone(), node };
-        (main, Stream { chain, flow, node: beside })
     }
 
     /// Sends rows through `body` again and again, until `is_done` is true of what comes out, or they have been through it

@@ -1,8 +1,8 @@
-//! A fork: one chain becomes two, by rows or for all of them.
+//! A fork: one chain becomes two.
 //!
 //! ```text
-//! rows ─▶ Fork ─▶ next                 split: rows that are asked for     tee: every row
-//!            └──▶ side, and its chain  split: all others                  tee: every row, cloned
+//! rows ─▶ Fork ─▶ next                 split: rows that are asked for   tee: all           branch: all
+//!            └──▶ side, and its chain  split: all others                tee: all, cloned   branch: what is made of some
 //! ```
 //!
 //! Marks go both ways, as at an operator with side outputs (`side.rs`): the fork is ready when both ways are.
@@ -18,30 +18,25 @@ use crate::run::fault::Fault;
 use crate::run::task::{Cx, Progress, StateVisitor};
 
 /// Which way rows go.
-pub trait Parting<T>: 'static {
-    /// Whether a row goes on along the main way, beside its clone, or instead of one.
-    fn parts(&self, row: &T) -> Ways;
+pub trait Parting<T: ?Sized>: 'static {
+    /// A row of the side.
+    type Side: 'static;
+
+    /// Whether a row goes straight on, and what of it goes to the side.
+    fn part(&self, row: &T) -> (bool, Option<Self::Side>);
 }
 
-/// Where a row goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ways {
-    /// Straight on.
-    Main,
-    /// To the side.
-    Side,
-    /// Both ways.
-    Both,
-}
-
-/// By a user's question: those for which it is true go straight on.
+/// By a user's question: those for which it is true go straight on, all others to the side.
 #[derive(Debug)]
 pub struct Asked<F>(pub(crate) F);
 
-impl<T, F: Fn(&T) -> bool + 'static> Parting<T> for Asked<F> {
+impl<T: Clone + 'static, F: Fn(&T) -> bool + 'static> Parting<T> for Asked<F> {
+    type Side = T;
+
     #[inline(always)]
-    fn parts(&self, row: &T) -> Ways {
-        if (self.0)(row) { Ways::Main } else { Ways::Side }
+    fn part(&self, row: &T) -> (bool, Option<T>) {
+        let is_first = (self.0)(row);
+        (is_first, (!is_first).then(|| row.clone()))
     }
 }
 
@@ -49,42 +44,53 @@ impl<T, F: Fn(&T) -> bool + 'static> Parting<T> for Asked<F> {
 #[derive(Clone, Copy, Debug)]
 pub struct Doubled;
 
-impl<T> Parting<T> for Doubled {
+impl<T: Clone + 'static> Parting<T> for Doubled {
+    type Side = T;
+
     #[inline(always)]
-    fn parts(&self, _row: &T) -> Ways {
-        Ways::Both
+    fn part(&self, row: &T) -> (bool, Option<T>) {
+        (true, Some(row.clone()))
+    }
+}
+
+/// Every row straight on, and what a user's closure makes of some of them to the side.
+#[derive(Debug)]
+pub struct Picked<F>(pub(crate) F);
+
+impl<T: ?Sized, X: 'static, F: Fn(&T) -> Option<X> + 'static> Parting<T> for Picked<F> {
+    type Side = X;
+
+    #[inline(always)]
+    fn part(&self, row: &T) -> (bool, Option<X>) {
+        (true, (self.0)(row))
     }
 }
 
 /// A chain that forks.
-pub struct Fork<C: Chain<Out: Sized>, P> {
+pub struct Fork<C: Chain, P: Parting<C::Out>> {
     pub(crate) upstream: C,
     pub(crate) parting: P,
-    pub(crate) side: SideOutput<C::Out>,
+    pub(crate) side: SideOutput<P::Side>,
     pub(crate) branch: Rc<dyn Branch>,
     pub(crate) node: NodeId,
 }
 
-impl<C: Chain<Out: Sized>, P> fmt::Debug for Fork<C, P> {
+impl<C: Chain, P: Parting<C::Out>> fmt::Debug for Fork<C, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fork(operator {})", self.node.0)
+        write!(f, "Fork(operator {}, {:?})", self.node.0, self.side)
     }
 }
 
-struct ForkStage<T, P, N> {
+struct ForkStage<X, P, N> {
     parting: P,
-    side: SideOutput<T>,
+    side: SideOutput<X>,
     branch: Rc<dyn Branch>,
     selected: Box<[u16; BATCH_ROWS]>,
     node: NodeId,
     next: N,
 }
 
-impl<C, P> Chain for Fork<C, P>
-where
-    C: Chain<Out: Clone>,
-    P: Parting<C::Out>,
-{
+impl<C: Chain, P: Parting<C::Out>> Chain for Fork<C, P> {
     type Out = C::Out;
 
     fn attach<N: Stage<C::Out>>(self, next: N, graph: &mut Graph) {
@@ -94,21 +100,18 @@ where
     }
 }
 
-impl<T: Clone + 'static, P: Parting<T>, N: Stage<T>> Stage<T> for ForkStage<T, P, N> {
+impl<T: ?Sized + 'static, P: Parting<T>, N: Stage<T>> Stage<T> for ForkStage<P::Side, P, N> {
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
         cx.enter(self.node);
         assert!(rows.len() <= BATCH_ROWS, "a batch never exceeds BATCH_ROWS");
         let mut kept = 0;
         for index in 0..rows.len() {
-            let row = rows.row(index);
-            let ways = self.parting.parts(row);
-            if ways != Ways::Main {
-                self.side.push(row.clone(), rows.at(index));
+            let (goes_on, aside) = self.parting.part(rows.row(index));
+            if let Some(aside) = aside {
+                self.side.push(aside, rows.at(index));
             }
-            if ways != Ways::Side {
-                self.selected[kept] = index as u16;
-                kept += 1;
-            }
+            self.selected[kept & (BATCH_ROWS - 1)] = index as u16;
+            kept += usize::from(goes_on);
         }
         self.branch.hand_on(cx)?;
         match kept {

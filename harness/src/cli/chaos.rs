@@ -13,8 +13,10 @@ use super::values::{duration, on_off, positive_count, small_count};
 use super::{UsageError, Verdict};
 use crate::chaos::{self, Chaos, ChaosJob, ChaosOutcome};
 use crate::keys::{Distribution, KeySpace};
+use crate::nexmark::query::Query;
 use crate::report::{self, Report, decimals};
 use crate::ysb::generate::{GeneratorConfig, Pace, Population, START_MS};
+use crate::ysb::oracle::Differences;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -25,12 +27,14 @@ Jobs:
   ysb    the Yahoo benchmark, read from a log
   state  the keyed running count; some of each key's counts are written, and besides the files every checkpoint that is
          left is restored and compared, key by key
+  nexmark  a Nexmark query, one that has output as it goes
 
 Examples:
   harness chaos ysb --kills 20 --seed 7
   harness chaos ysb --kills 50 --checkpoint-interval 100ms --json
   harness chaos state --kills 20 --keys 100k --shards 2
-  harness chaos ysb --kills 20 --rescale")]
+  harness chaos ysb --kills 20 --rescale
+  harness chaos nexmark --query q8 --kills 20")]
 pub(super) struct ChaosArgs {
     /// What runs in the child
     #[arg(value_enum)]
@@ -79,6 +83,10 @@ pub(super) struct ChaosArgs {
     #[command(flatten)]
     backing: BackingArgs,
 
+    /// With nexmark: which query
+    #[arg(long, value_name = "Q", default_value = "q5")]
+    query: Query,
+
     /// With ysb: how many campaigns there are
     #[arg(long, value_name = "C", default_value = "100", value_parser = small_count)]
     campaigns: u32,
@@ -102,6 +110,8 @@ enum JobName {
     Ysb,
     /// The keyed running count
     State,
+    /// A Nexmark query
+    Nexmark,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -116,6 +126,8 @@ const EVENTS_PER_MS: u64 = 2;
 const EVERY: u64 = 4;
 /// Time on the job's clock that a kill takes from it, on average, with room to spare.
 const SECONDS_PER_KILL: f64 = 0.6;
+/// The same of a Nexmark query, the first row of which after a kill may have to wait for the end of a window.
+const NEXMARK_SECONDS_PER_KILL: f64 = 1.2;
 
 pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
     let ChaosSource::Log = args.source;
@@ -123,12 +135,18 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
         StateBacking::File(dir) => Some(dir),
         StateBacking::Anonymous => None,
     };
-    if backing.is_some() && args.job == JobName::Ysb {
+    if backing.is_some() && args.job != JobName::State {
         return Err(UsageError("--backing goes with state".to_owned()).into());
     }
     if args.rescale && args.job == JobName::State {
         let why = "--rescale goes with ysb: each shard of state draws its own keys, so another number has other input";
         return Err(UsageError(why.to_owned()).into());
+    }
+    if args.job == JobName::Nexmark && !args.query.has_output_as_it_goes() {
+        let can = Query::ALL.iter().filter(|query| query.has_output_as_it_goes()).map(|query| query.name());
+        let can = can.collect::<Vec<_>>().join(", ");
+        let why = format!("nobody would see {} get on: its rows come in the end. Take one of {can}", args.query);
+        return Err(UsageError(why).into());
     }
     if args.processes != 1 {
         return Err(UsageError("this build runs all shards in one process: leave --processes out".to_owned()).into());
@@ -140,7 +158,8 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
     let dir = temporary.as_ref().map_or_else(|| args.dir.clone(), |temporary| Some(temporary.path().to_path_buf()));
     let dir = dir.ok_or_else(|| anyhow!("no directory"))?;
     let interval_s = args.checkpoint_interval.as_secs_f64();
-    let seconds = f64::from(args.kills) * (SECONDS_PER_KILL + interval_s) + 2.0;
+    let per_kill = if args.job == JobName::Nexmark { NEXMARK_SECONDS_PER_KILL } else { SECONDS_PER_KILL };
+    let seconds = f64::from(args.kills) * (per_kill + interval_s) + 2.0;
     let chaos = Chaos {
         kills: args.kills,
         seed: args.seed,
@@ -199,6 +218,7 @@ impl ChaosArgs {
                 every: EVERY,
                 backing,
             },
+            JobName::Nexmark => ChaosJob::Nexmark { query: self.query, events },
         }
     }
 
@@ -206,6 +226,7 @@ impl ChaosArgs {
         match self.job {
             JobName::Ysb => "ysb",
             JobName::State => "state",
+            JobName::Nexmark => "nexmark",
         }
     }
 }
@@ -230,6 +251,7 @@ fn readable(args: &ChaosArgs, outcome: &ChaosOutcome, enough: bool) -> Report {
         match args.job {
             JobName::Ysb => differences.to_string(),
             JobName::State => compared(differences),
+            JobName::Nexmark => nexmark_compared(args.query, differences),
         },
     );
     if !enough {
@@ -239,6 +261,15 @@ fn readable(args: &ChaosArgs, outcome: &ChaosOutcome, enough: bool) -> Report {
         );
     }
     report
+}
+
+/// What came of a comparison, in a query's words.
+fn nexmark_compared(query: Query, differences: &Differences) -> String {
+    let Differences { rows, views, differences: different, first, .. } = differences;
+    if differences.is_empty() {
+        return format!("verified: {rows} rows of {query} over {views} events, 0 differences");
+    }
+    format!("{different} of {rows} rows of {query} differ:\n{}", first.join("\n"))
 }
 
 fn as_json(args: &ChaosArgs, outcome: &ChaosOutcome) -> Value {
@@ -257,6 +288,9 @@ fn as_json(args: &ChaosArgs, outcome: &ChaosOutcome) -> Value {
     let counted = match args.job {
         JobName::Ysb => json!({ "windows": differences.rows, "views": differences.views }),
         JobName::State => json!({ "keys": differences.rows, "updates": differences.views }),
+        JobName::Nexmark => {
+            json!({ "query": args.query.name(), "rows": differences.rows, "events": differences.views })
+        }
     };
     report::merge(&mut json, counted);
     json

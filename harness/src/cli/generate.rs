@@ -1,6 +1,6 @@
 //! `harness generate`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::values::{positive_count, small_count};
 use super::{UsageError, Verdict};
+use crate::nexmark;
 use crate::report::{self, Report, count};
 use crate::ysb::dataset;
 use crate::ysb::generate::{GeneratorConfig, Pace, Population, START_MS};
@@ -22,6 +23,8 @@ pub(super) struct GenerateArgs {
 enum What {
     /// The Yahoo benchmark's events as lines of JSON, in a partitioned log
     Ysb(YsbLogArgs),
+    /// Nexmark's events as lines of JSON, in a partitioned log
+    Nexmark(NexmarkLogArgs),
 }
 
 #[derive(Args, Debug)]
@@ -68,8 +71,61 @@ struct YsbLogArgs {
     json: bool,
 }
 
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A line is {\"Person\":{..}}, {\"Auction\":{..}} or {\"Bid\":{..}}; event i is in partition i mod P. A line is about 290 bytes,
+so 10M of them are 2.9 GB.
+
+Example:
+  harness generate nexmark --out /tmp/auctions --events 10M --partitions 2")]
+struct NexmarkLogArgs {
+    /// The log's directory, which must be missing or empty
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+
+    /// How many events
+    #[arg(long, value_name = "N", default_value = "10M", value_parser = positive_count)]
+    events: u64,
+
+    /// How many partitions
+    #[arg(long, value_name = "P", default_value = "2", value_parser = small_count)]
+    partitions: u32,
+
+    /// End with one line of JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn run(args: &GenerateArgs) -> Result<Verdict> {
-    let What::Ysb(args) = &args.what;
+    match &args.what {
+        What::Ysb(args) => generate_ysb(args),
+        What::Nexmark(args) => generate_nexmark(args),
+    }
+}
+
+fn generate_nexmark(args: &NexmarkLogArgs) -> Result<Verdict> {
+    let bar = report::progress("writing", args.events);
+    let written = nexmark::dataset::generate(&args.out, args.events, args.partitions, &mut |events| {
+        bar.set_position(events);
+    });
+    bar.finish_and_clear();
+    written?;
+    told("log of Nexmark's events", &args.out, args.events, args.partitions, args.json);
+    Ok(Verdict::Good)
+}
+
+/// The report on a log that was written.
+fn told(title: &str, out: &Path, events: u64, partitions: u32, json: bool) {
+    let mut report = Report::new(title);
+    report.line("directory", out.display().to_string());
+    report.line("events", format!("{} in {partitions} partition(s)", count(events)));
+    report.print();
+    if json {
+        report::print_json(&json!({ "out": out, "events": events, "partitions": partitions }));
+    }
+}
+
+fn generate_ysb(args: &YsbLogArgs) -> Result<Verdict> {
     let population = Population { campaigns: args.campaigns, ads_per_campaign: args.ads_per_campaign, seed: args.seed };
     if args.campaigns.checked_mul(args.ads_per_campaign).is_none() {
         return Err(UsageError("campaigns × ads per campaign must stay below 4G".to_owned()).into());
@@ -87,12 +143,6 @@ pub(super) fn run(args: &GenerateArgs) -> Result<Verdict> {
     });
     bar.finish_and_clear();
     written.map_err(|why| anyhow!(why))?;
-    let mut report = Report::new("log of the Yahoo benchmark");
-    report.line("directory", args.out.display().to_string());
-    report.line("events", format!("{} in {} partition(s)", count(args.events), args.partitions));
-    report.print();
-    if args.json {
-        report::print_json(&json!({ "out": args.out, "events": args.events, "partitions": args.partitions }));
-    }
+    told("log of the Yahoo benchmark", &args.out, args.events, args.partitions, args.json);
     Ok(Verdict::Good)
 }

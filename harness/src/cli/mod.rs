@@ -8,6 +8,7 @@ mod checkpoint;
 mod figures;
 mod generate;
 mod limit;
+mod nexmark;
 mod state;
 pub mod values;
 mod verify;
@@ -33,6 +34,7 @@ Exit status: 0 done and verified, 1 failed or different from what is expected, 2
 Examples:
   harness ysb                            the Yahoo benchmark: 50M events on all cores, verified
   harness chaos ysb --kills 20           the same, killed twenty times
+  harness nexmark --query q5             a Nexmark query, verified
   harness state --keys 10M               a running count for each of 10M keys, verified
   harness windows --kind session         sessions of a million keys, verified
   harness limit                          the Yahoo query by hand: what this machine can do
@@ -52,6 +54,8 @@ enum Verb {
     State(Box<state::StateArgs>),
     /// Run windows of a kind over many keys: what they cost, and how long a firing holds up the loop
     Windows(windows::WindowsArgs),
+    /// Run Nexmark's queries on the engine, and verify them
+    Nexmark(Box<nexmark::NexmarkArgs>),
     /// Write input to files
     Generate(generate::GenerateArgs),
     /// Recount a log and compare committed output with it
@@ -92,6 +96,7 @@ pub fn main() -> ExitCode {
         Verb::Ysb(args) => ysb::run(args),
         Verb::State(args) => state::run(args),
         Verb::Windows(args) => windows::run(args),
+        Verb::Nexmark(args) => nexmark::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Chaos(args) => chaos::run(args),

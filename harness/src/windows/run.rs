@@ -145,8 +145,10 @@ pub fn run(run: &WindowsRun, tell: &mut dyn FnMut(u64)) -> Result<WindowsOutcome
     let (tally, kind) = (Tally::default(), run.kind);
     let results = tally.clone();
     let job = Job::new("windows", move |flow| {
-        let timed =
-            flow.source(hits).named("events").event_time(|hit: &Hit| Timestamp(hit.at_ms), Watermarks::monotonic());
+        // A session ends when no row can come before its end; one at its very end would still join it. It always does with a
+        // watermark that leaves it the time to.
+        let watermarks = Watermarks::bounded(Duration::from_millis(1));
+        let timed = flow.source(hits).named("events").event_time(|hit: &Hit| Timestamp(hit.at_ms), watermarks);
         let counted = |counts: Stream<Boxed<Counted>>| counts.sink(tally.clone());
         match kind {
             Kind::Tumbling { size_ms } => {
