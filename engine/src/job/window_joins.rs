@@ -102,7 +102,7 @@ pub struct WindowJoin<C, G, D, H> {
 }
 
 impl<C, G, D, H> WindowJoin<C, G, D, H> {
-    /// The windows: [`Tumbling`](crate::Tumbling) or [`Sliding`](crate::Sliding). A pair that lies in several windows is
+    /// The windows: [`Tumbling`](crate::Tumbling) or [`Sliding`]. A pair that lies in several windows is
     /// emitted for each of them.
     pub fn window(self, windows: impl Into<Sliding>) -> WindowJoinWindows<C, G, D, H> {
         WindowJoinWindows { connected: self.connected, windows: windows.into() }
@@ -125,7 +125,7 @@ pub struct CoGroup<C, G, D, H> {
 }
 
 impl<C, G, D, H> CoGroup<C, G, D, H> {
-    /// The windows: [`Tumbling`](crate::Tumbling) or [`Sliding`](crate::Sliding).
+    /// The windows: [`Tumbling`](crate::Tumbling) or [`Sliding`].
     pub fn window(self, windows: impl Into<Sliding>) -> CoGroupWindows<C, G, D, H> {
         CoGroupWindows { connected: self.connected, windows: windows.into() }
     }
