@@ -166,6 +166,18 @@ impl PageStore {
         self.pages.config.range
     }
 
+    /// Entries of all its states; those whose time to live is over count until they have been cleared away.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pages.states.iter().flat_map(|state| &state.spaces).map(|space| space.len).sum()
+    }
+
+    /// Whether there is no entry in any state.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// How much memory it uses.
     #[must_use]
     pub fn bytes(&self) -> TableBytes {
