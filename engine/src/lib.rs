@@ -57,7 +57,9 @@ pub mod run;
 pub mod testing;
 
 pub use job::config::{Config, RestartStrategy, StateBacking};
+pub use job::connect::Connected;
 pub use job::flow::{Flow, Job};
+pub use job::joins::{IntervalBetween, IntervalJoin};
 pub use job::keyed::KeyedStream;
 pub use job::stream::Stream;
 pub use job::windowed::{Lenient, WindowedStream, Windowing};
@@ -69,7 +71,9 @@ pub use road::aggregate::{
     Aggregate, Avg, Count, Distinct, First, Last, Max, Min, Number, Quantiles, Reduced, Sketch, Sum, Top,
 };
 pub use road::chain::Chain;
+pub use road::connect::CoProcess;
 pub use road::fallible::{DeadLetter, OnError};
+pub use road::join::JoinRow;
 pub use road::lookup::LookupTable;
 pub use road::process::{BoxError, Process, ProcessContext};
 pub use road::running::Updated;

@@ -244,4 +244,12 @@ impl PageStore {
     pub fn abort(&mut self) {
         self.pages.abort();
     }
+
+    /// Entries of one of its states; those whose time to live is over count until they have been cleared away. None if it has
+    /// no state of that name.
+    #[must_use]
+    pub fn entries_of(&self, state: &str) -> Option<usize> {
+        let state = self.pages.states.iter().find(|declared| &*declared.part.name == state)?;
+        Some(state.spaces.iter().map(|space| space.len).sum())
+    }
 }

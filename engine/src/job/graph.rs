@@ -100,16 +100,18 @@ impl Plan {
                     "operators {twin} and {index} are both named \"{uid}\": a name must be unique, since state is kept under it"
                 )));
             }
-            let is_main = |other: &Node| other.input == node.input && other.kind != "side";
+            let follows = |other: &Node| other.input == node.input || other.also == node.input;
+            let is_main = |other: &Node| follows(other) && other.kind != "side";
             if node.kind == "side" && !self.nodes.iter().any(is_main) {
                 return Err(JobError::Unusable(format!(
                     "nothing comes behind \"{}\" but its side outputs, so it would not run: end its main stream with .sink(..)",
                     node.input.map_or(String::new(), |input| self.uid(input))
                 )));
             }
-            if node.kind == "window" && !self.has_event_time(NodeId(index as u32)) {
+            if matches!(node.kind, "window" | "interval_join") && !self.has_event_time(NodeId(index as u32)) {
                 return Err(JobError::Unusable(format!(
-                    "window \"{uid}\" needs event time, and nothing before it gives any: put .event_time(|e| .., Watermarks::..) before .key_by(..)"
+                    "{} \"{uid}\" needs event time, and nothing before it gives any: put .event_time(|e| .., Watermarks::..) before .key_by(..)",
+                    node.kind
                 )));
             }
         }

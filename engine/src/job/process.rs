@@ -20,7 +20,7 @@ use crate::road::side::{Branch, Side, SideOutput};
 use crate::road::stateful::{KeyedRow, WholeRow};
 use crate::road::timers::Pending;
 use crate::run::fault::{JobError, in_words};
-use crate::state::{Bound, KeyedState};
+use crate::state::Bound;
 
 impl<C, G> KeyedStream<C, G>
 where
@@ -98,7 +98,7 @@ where
         let detail = format!("{} -> {}", type_name::<G::Key>(), type_name::<P::Out>());
         let node = stream.flow.node("process", detail, Some(stream.node));
         stream.flow.keeps(node, |keyed| {
-            let notes = declare::<G::Key, P::State>(keyed).bound.notes;
+            let notes = declare::<G::Key, C::Out, P>(&process, keyed).bound.notes;
             stream.flow.change(node, |node| node.notes = notes);
         });
         let edge = stream.flow.edge();
@@ -148,12 +148,7 @@ where
         let Processed { upstream, key, mut process, sides, node, edge } = self;
         let ends = graph.take_edge(edge);
         let opened = graph.on_site(|site, plan| {
-            let uid = plan.uid(node);
-            let (kept, restored) = open::<G::Key, P::State>(site, &uid)?;
-            process.open().map_err(|error: BoxError| {
-                let cause = format!("operator \"{uid}\": it cannot be opened: {}", in_words(&*error));
-                JobError::Failed { cause, restarts: 0 }
-            })?;
+            let (kept, restored) = open(&mut process, site, &plan.uid(node))?;
             Ok((site.shard, Processor::new(process, kept, restored, sides.take(), node, next)))
         });
         let Some((shard, processor)) = opened else { return };
@@ -169,14 +164,19 @@ where
 }
 
 /// Declares an operator's states and timers.
-fn declare<K: Key + Described, S: KeyedState>(keyed: &PageStore) -> Kept<K, S> {
-    Kept { bound: Bound::declare(keyed.clone()), pending: Pending::declare(keyed) }
+pub(super) fn declare<K: Key + Described, T, P: Process<K, T>>(process: &P, keyed: &PageStore) -> Kept<K, P::State> {
+    let bound = Bound::declare_by(keyed.clone(), |declare| process.declare(declare));
+    Kept { bound, pending: Pending::declare(keyed) }
 }
 
-/// What an operator keeps on this shard, empty or as the restored checkpoint left it.
-fn open<K: Key + Described, S: KeyedState>(site: &Site, uid: &str) -> Result<(Kept<K, S>, ProcessBlob), JobError> {
+/// Opens a process function on this shard, and what it keeps there: empty, or as the restored checkpoint left it.
+pub(super) fn open<K: Key + Described, T, P: Process<K, T>>(
+    process: &mut P,
+    site: &Site,
+    uid: &str,
+) -> Result<(Kept<K, P::State>, ProcessBlob), JobError> {
     let (keyed, parts) = site.keyed_state(uid)?;
-    let mut kept = declare(&keyed);
+    let mut kept = declare(process, &keyed);
     let mut merged: Option<ProcessBlob> = None;
     for part in &parts {
         let of_part = ProcessBlob::deserialize(&part.blob)
@@ -187,5 +187,10 @@ fn open<K: Key + Described, S: KeyedState>(site: &Site, uid: &str) -> Result<(Ke
     kept.bound.set_now(merged.now_ms);
     site.restore_keyed(uid, &mut kept.bound.store, &parts)?;
     kept.pending.restored();
-    Ok((kept, merged))
+    process.open().map_err(|error: BoxError| {
+        let cause = format!("operator \"{uid}\": it cannot be opened: {}", in_words(&*error));
+        JobError::Failed { cause, restarts: 0 }
+    })?;
+    // What all shards counted together is counted on by one of them.
+    Ok((kept, ProcessBlob { late: if site.shard == 0 { merged.late } else { 0 }, ..merged }))
 }

@@ -23,6 +23,8 @@ pub mod stateful;
 pub mod timers;
 pub mod side;
 pub mod process;
+pub mod connect;
+pub mod join;
 pub mod sink;
 #[cfg(test)]
 mod trial;

@@ -22,8 +22,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
 
+use millstream_state::Key;
 use millstream_state::schema::Described;
-use millstream_state::{Fixed, Key};
 use serde::{Deserialize, Serialize};
 
 use super::chain::{Signal, Stage};
@@ -35,7 +35,7 @@ use super::timers::{Pending, Timer, Timers, WallTime};
 use crate::job::graph::NodeId;
 use crate::run::fault::Fault;
 use crate::run::task::{Cx, Progress, StateVisitor};
-use crate::state::{Bound, KeyedState};
+use crate::state::{Bound, Declare, KeyedState};
 use crate::time::Timestamp;
 
 /// Rows whose state is asked for before the first of them is handled, as in `stateful.rs`.
@@ -109,6 +109,12 @@ pub trait Process<K, T>: 'static {
     /// What goes on from here.
     type Out: 'static;
 
+    /// Declares the states, once on every shard and once while the job is planned. Unless told otherwise as the struct says;
+    /// by hand where a time to live is known no earlier than when the job is built.
+    fn declare<D: Key + Described>(&self, declare: &mut Declare<'_, D>) -> Self::State {
+        Self::State::declare(declare)
+    }
+
     /// Called once on every shard before its first row, after each restart too.
     ///
     /// # Errors
@@ -159,6 +165,7 @@ pub struct ProcessContext<'a, K, O> {
     now: WallTime,
     out: &'a mut Dense<O>,
     pending: &'a mut Pending<K>,
+    late: &'a mut u64,
 }
 
 impl<K, O> fmt::Debug for ProcessContext<'_, K, O> {
@@ -207,6 +214,16 @@ impl<K: Key, O> ProcessContext<'_, K, O> {
     pub fn side<X: 'static>(&mut self, to: &SideOutput<X>, row: X) {
         to.push(row, self.at);
     }
+
+    /// Hands a row on with a time of its own, which is no earlier than that of what is in hand.
+    pub(crate) fn emit_at(&mut self, row: O, at: Timestamp) {
+        self.out.push(row, at);
+    }
+
+    /// Counts the row in hand as one that came too late.
+    pub(crate) fn is_late(&mut self) {
+        *self.late += 1;
+    }
 }
 
 /// What came while timers fire, in its order.
@@ -234,15 +251,22 @@ pub(crate) struct ProcessBlob {
     pub(crate) watermark: Timestamp,
     /// How far time to live had come.
     pub(crate) now_ms: i64,
+    /// Rows that came too late, since the job began.
+    #[serde(default)]
+    pub(crate) late: u64,
 }
 
 impl ProcessBlob {
     /// Of an operator that begins.
-    pub(crate) const FIRST: ProcessBlob = ProcessBlob { watermark: Timestamp::MIN, now_ms: i64::MIN };
+    pub(crate) const FIRST: ProcessBlob = ProcessBlob { watermark: Timestamp::MIN, now_ms: i64::MIN, late: 0 };
 
     /// What two shards kept, as one.
     pub(crate) fn merge(self, other: ProcessBlob) -> ProcessBlob {
-        ProcessBlob { watermark: self.watermark.min(other.watermark), now_ms: self.now_ms.max(other.now_ms) }
+        ProcessBlob {
+            watermark: self.watermark.min(other.watermark),
+            now_ms: self.now_ms.max(other.now_ms),
+            late: self.late + other.late,
+        }
     }
 }
 
@@ -257,6 +281,7 @@ pub(crate) struct Processor<T, K, P: Process<K, T>, N> {
     process: P,
     kept: Kept<K, P::State>,
     watermark: Timestamp,
+    late: u64,
     /// A watermark that passes on once its timers have fired.
     owed: Option<Timestamp>,
     held: VecDeque<Held<K, T>>,
@@ -271,7 +296,7 @@ pub(crate) struct Processor<T, K, P: Process<K, T>, N> {
 
 impl<T, K, P, N> Processor<T, K, P, N>
 where
-    T: Fixed,
+    T: 'static,
     K: Key + Described,
     P: Process<K, T>,
     N: Stage<P::Out>,
@@ -288,6 +313,7 @@ where
             process,
             kept,
             watermark: restored.watermark,
+            late: restored.late,
             owed: None,
             held: VecDeque::new(),
             is_closed: false,
@@ -338,7 +364,7 @@ where
     fn on_event(&mut self, key: K, at: Timestamp, row: T, cx: &Cx<'_>) -> Result<(), Fault> {
         let Kept { bound, pending } = &mut self.kept;
         let (watermark, now) = (self.watermark, WallTime(cx.now_ms));
-        let mut context = ProcessContext { key, at, watermark, now, out: &mut self.out, pending };
+        let mut context = ProcessContext { key, at, watermark, now, out: &mut self.out, pending, late: &mut self.late };
         let taken = self.process.on_event(bound.of(key), row, &mut context);
         taken.map_err(|error| Fault::process(self.node, format!("an event at {at}"), &*error))
     }
@@ -351,7 +377,7 @@ where
             Timer::Processing(_) if watermark == Timestamp::MIN => Timestamp::MIN,
             Timer::Processing(_) => watermark.plus_ms(1),
         };
-        let mut context = ProcessContext { key, at, watermark, now, out: &mut self.out, pending };
+        let mut context = ProcessContext { key, at, watermark, now, out: &mut self.out, pending, late: &mut self.late };
         let taken = self.process.on_timer(bound.of(key), timer, &mut context);
         taken.map_err(|error| Fault::process(self.node, timer.to_string(), &*error))
     }
@@ -426,7 +452,7 @@ where
 
 impl<T, K, P, N> KeyedOut<K, T> for Processor<T, K, P, N>
 where
-    T: Fixed,
+    T: 'static,
     K: Key + Described,
     P: Process<K, T>,
     N: Stage<P::Out>,
@@ -473,7 +499,8 @@ where
                 assert!(!self.is_firing(), "a barrier waits until the firing is done");
                 self.kept.bound.set_now(cx.now_ms);
                 self.kept.bound.expire(EXPIRED_PER_BARRIER);
-                let small = ProcessBlob { watermark: self.watermark, now_ms: self.kept.bound.now_ms() };
+                let (watermark, now_ms, late) = (self.watermark, self.kept.bound.now_ms(), self.late);
+                let small = ProcessBlob { watermark, now_ms, late };
                 let small = serde_json::to_value(small).expect("numbers are plain JSON");
                 cx.freeze(self.node, &mut self.kept.bound.store, barrier, small);
                 self.tell(signal, cx)?;
@@ -528,6 +555,7 @@ where
 
     fn states(&mut self, visitor: &mut dyn StateVisitor) {
         visitor.keyed(self.node, &mut self.kept.bound.store);
+        visitor.late(self.late);
         self.sides.iter().for_each(|side| side.states(visitor));
         self.next.states(visitor);
     }

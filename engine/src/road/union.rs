@@ -29,8 +29,7 @@ impl<C: Chain, D: Chain<Out = C::Out>> Chain for Union<C, D> {
     type Out = C::Out;
 
     fn attach<N: Stage<C::Out>>(self, next: N, graph: &mut Graph) {
-        let shared =
-            Rc::new(RefCell::new(Shared { align: Aligner::new(PORTS), time: WatermarkMerge::new(PORTS), next }));
+        let shared = Rc::new(RefCell::new(Shared { meeting: Meeting::new(), next }));
         self.one.attach(Port { number: 0, shared: shared.clone() }, graph);
         self.other.attach(Port { number: 1, shared }, graph);
     }
@@ -38,10 +37,58 @@ impl<C: Chain, D: Chain<Out = C::Out>> Chain for Union<C, D> {
 
 const PORTS: usize = 2;
 
-/// Where the two meet. It is borrowed for one call at a time: the tasks of a shard work one after the other.
-struct Shared<N> {
+/// The marks of two chains as one chain's.
+pub(crate) struct Meeting {
     align: Aligner,
     time: WatermarkMerge,
+}
+
+impl Meeting {
+    pub(crate) fn new() -> Meeting {
+        Meeting { align: Aligner::new(PORTS), time: WatermarkMerge::new(PORTS) }
+    }
+
+    /// Whether the chain has met a barrier that the other has not, and must not be read.
+    pub(crate) fn holds_back(&self, number: usize) -> bool {
+        self.align.holds_back(number)
+    }
+
+    /// Takes a chain's signal, and passes on what both of them say together.
+    pub(crate) fn signal(
+        &mut self,
+        number: usize,
+        signal: Signal,
+        mut pass: impl FnMut(Signal) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let said = match signal {
+            Signal::Watermark(watermark) => self.time.watermark(number, watermark),
+            Signal::Idle => self.time.idle(number),
+            Signal::Active => self.time.active(number),
+            Signal::Barrier(barrier) => {
+                return self.align.meet(number, barrier).map_or(Ok(()), |met| pass(Signal::Barrier(met)));
+            }
+            Signal::Split(standing) => {
+                let standing = match standing {
+                    SplitStanding::Active(at) => SplitStanding::Active(split(number, at)),
+                    SplitStanding::Idle(at) => SplitStanding::Idle(split(number, at)),
+                    SplitStanding::Ended(at) => SplitStanding::Ended(split(number, at)),
+                };
+                return pass(Signal::Split(standing));
+            }
+            Signal::Flush => return pass(signal),
+        };
+        said.signals().try_for_each(pass)
+    }
+}
+
+/// A split's number among those of both: even ones are the one's, odd ones the other's.
+pub(crate) fn split(number: usize, split: usize) -> usize {
+    split * PORTS + number
+}
+
+/// Where the two meet. It is borrowed for one call at a time: the tasks of a shard work one after the other.
+struct Shared<N> {
+    meeting: Meeting,
     next: N,
 }
 
@@ -50,48 +97,24 @@ struct Port<N> {
     shared: Rc<RefCell<Shared<N>>>,
 }
 
-impl<N> Port<N> {
-    /// A split's number among those of both: even ones are the one's, odd ones the other's.
-    fn split(&self, split: usize) -> usize {
-        split * PORTS + self.number
-    }
-}
-
 impl<T: ?Sized + 'static, N: Stage<T>> Stage<T> for Port<N> {
     #[inline]
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
         let read_from = cx.split;
-        cx.split = self.split(read_from);
+        cx.split = split(self.number, read_from);
         let passed = self.shared.borrow_mut().next.batch(rows, cx);
         cx.split = read_from;
         passed
     }
 
     fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        let Shared { align, time, next } = &mut *self.shared.borrow_mut();
-        let said = match signal {
-            Signal::Watermark(watermark) => time.watermark(self.number, watermark),
-            Signal::Idle => time.idle(self.number),
-            Signal::Active => time.active(self.number),
-            Signal::Barrier(barrier) => {
-                return align.meet(self.number, barrier).map_or(Ok(()), |met| next.signal(Signal::Barrier(met), cx));
-            }
-            Signal::Split(standing) => {
-                let standing = match standing {
-                    SplitStanding::Active(split) => SplitStanding::Active(self.split(split)),
-                    SplitStanding::Idle(split) => SplitStanding::Idle(self.split(split)),
-                    SplitStanding::Ended(split) => SplitStanding::Ended(self.split(split)),
-                };
-                return next.signal(Signal::Split(standing), cx);
-            }
-            Signal::Flush => return next.signal(signal, cx),
-        };
-        said.signals().try_for_each(|signal| next.signal(signal, cx))
+        let Shared { meeting, next } = &mut *self.shared.borrow_mut();
+        meeting.signal(self.number, signal, |signal| next.signal(signal, cx))
     }
 
     fn ready(&mut self) -> bool {
         let shared = &mut *self.shared.borrow_mut();
-        !shared.align.holds_back(self.number) && shared.next.ready()
+        !shared.meeting.holds_back(self.number) && shared.next.ready()
     }
 
     fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {

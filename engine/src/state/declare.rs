@@ -145,8 +145,16 @@ impl<K: Key + Described, S: KeyedState> Bound<K, S> {
     /// # Panics
     /// If two have one name.
     pub(crate) fn declare(store: PageStore) -> Bound<K, S> {
+        Bound::declare_by(store, |declare| S::declare(declare))
+    }
+
+    /// Has `states` declare the states on a store.
+    ///
+    /// # Panics
+    /// If two have one name.
+    pub(crate) fn declare_by(store: PageStore, states: impl FnOnce(&mut Declare<'_, K>) -> S) -> Bound<K, S> {
         let mut declare = Declare { store: &store, current: Rc::new(Current::new()), notes: Vec::new() };
-        let state = S::declare(&mut declare);
+        let state = states(&mut declare);
         let Declare { current, notes, .. } = declare;
         Bound { state, current, store, now_ms: i64::MIN, notes }
     }

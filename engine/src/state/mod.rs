@@ -26,6 +26,7 @@ mod list;
 mod map;
 #[cfg(test)]
 mod tests;
+mod timed;
 mod value;
 
 pub use aggregating::{Aggregating, Greatest, Least, Reduce, Reducing, Total};
@@ -40,4 +41,6 @@ pub use millstream_macros::KeyedState;
 #[doc(hidden)]
 pub use millstream_state::SubKey;
 pub use millstream_state::{AsKey, Seen, Stored};
+#[doc(hidden)]
+pub use timed::TimedRows;
 pub use value::Value;
