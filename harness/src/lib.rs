@@ -3,6 +3,7 @@
 //! ```text
 //! cli ─▶ limit    hand-written loops, no engine: what the machine can do
 //!     ├▶ ysb      the Yahoo benchmark: events → query → result rows → the slow answer
+//!     ├▶ cases    facts about what comes out: files of them, asked of the engine's own operators
 //!     └▶ state    the keyed count: keys → running count → its checkpoints → the slow answer
 //!        keys     keys for the keyed count      machine   cores, distance, usage
 //!        report   what a run says at its end
@@ -10,6 +11,7 @@
 //!
 //! No figure without a check: every run's counts are compared with an answer computed a slow and obvious way.
 
+pub mod cases;
 pub mod chaos;
 pub mod cli;
 pub mod keys;

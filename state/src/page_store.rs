@@ -166,16 +166,11 @@ impl PageStore {
         self.pages.config.range
     }
 
-    /// Entries of all its states; those whose time to live is over count until they have been cleared away.
+    /// The entries of each state, by its name; those whose time to live is over count until they have been cleared away.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.pages.states.iter().flat_map(|state| &state.spaces).map(|space| space.len).sum()
-    }
-
-    /// Whether there is no entry in any state.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    pub fn entries_by_state(&self) -> Vec<(String, usize)> {
+        let states = self.pages.states.iter();
+        states.map(|state| (state.part.name.clone(), state.spaces.iter().map(|space| space.len).sum())).collect()
     }
 
     /// How much memory it uses.

@@ -164,6 +164,13 @@ impl WatermarkMerge {
         self.advance(was == self.current)
     }
 
+    /// As [`watermark`](WatermarkMerge::watermark), where inputs say by themselves when they are back: what comes of one that
+    /// is idle meanwhile says nothing.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn watermark_of_active(&mut self, input: usize, watermark: Timestamp) -> Said {
+        if self.inputs[input].stands == Stands::Idle { Said::default() } else { self.watermark(input, watermark) }
+    }
+
     /// `input` said that it is not idle any more.
     pub(crate) fn active(&mut self, input: usize) -> Said {
         self.watermark(input, Timestamp::MIN)
@@ -333,6 +340,16 @@ mod tests {
         assert_eq!(play(2, "a10 b5 b- b7 a-"), "5 10", "still spoken to by one, if one that is behind");
         assert_eq!(play(2, "a10 b5 b- b7 a- b-"), "5 10 I");
         assert_eq!(play(2, "a10 b5 b- a- b+ a+ a11"), "5 10 I A 11", "without a word of when");
+    }
+
+    #[test]
+    fn an_idle_input_that_has_to_say_when_it_is_back_says_nothing_before() {
+        let mut merge = WatermarkMerge::new(1);
+        assert_eq!(merge.watermark_of_active(0, Timestamp(25)).watermark, Some(Timestamp(25)));
+        assert!(merge.idle(0).idle);
+        assert_eq!(merge.watermark_of_active(0, Timestamp(50)), Said::default());
+        assert!(merge.active(0).active);
+        assert_eq!(merge.watermark_of_active(0, Timestamp(50)).watermark, Some(Timestamp(50)));
     }
 
     #[test]

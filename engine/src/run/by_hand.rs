@@ -96,8 +96,8 @@ impl Attempt {
         self.shards.shards.iter().all(|turned| turned.shard.input_has_ended())
     }
 
-    /// Entries of keyed state and timers, of every operator on every shard.
-    pub(crate) fn entries(&mut self) -> Vec<(String, usize)> {
+    /// Entries of keyed state and timers, of every operator's states on every shard.
+    pub(crate) fn entries(&mut self) -> Vec<((String, String), usize)> {
         self.shards.shards.iter_mut().flat_map(|turned| turned.shard.entries()).collect()
     }
 

@@ -1,5 +1,6 @@
 //! A whole job under test.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millstream_state::{Epoch, Manifest, TemporaryPlace};
@@ -72,6 +73,17 @@ pub struct TestJob {
 pub struct Snapshot {
     manifest: Arc<Manifest>,
     _place: TemporaryPlace,
+}
+
+/// What one state of an operator holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entries {
+    /// The operator's name.
+    pub operator: String,
+    /// The state's.
+    pub state: String,
+    /// Its entries. One whose time to live is over counts until it has been cleared away.
+    pub count: usize,
 }
 
 impl std::fmt::Debug for TestJob {
@@ -234,14 +246,14 @@ impl TestJob {
         self.entries().is_empty()
     }
 
-    /// The operators that hold keyed state or timers, and how many entries; all shards together. An entry whose time to
-    /// live is over counts until it has been cleared away.
-    pub fn entries(&mut self) -> Vec<(String, usize)> {
-        let mut entries = std::collections::BTreeMap::<String, usize>::new();
-        for (operator, count) in self.attempt.as_mut().map_or_else(Vec::new, Attempt::entries) {
-            *entries.entry(operator).or_default() += count;
+    /// The states that hold anything, timers among them, and how much; all shards together.
+    pub fn entries(&mut self) -> Vec<Entries> {
+        let mut entries = BTreeMap::<(String, String), usize>::new();
+        for (state, count) in self.attempt.as_mut().map_or_else(Vec::new, Attempt::entries) {
+            *entries.entry(state).or_default() += count;
         }
-        entries.into_iter().filter(|(_, count)| *count > 0).collect()
+        let held = entries.into_iter().filter(|(_, count)| *count > 0);
+        held.map(|((operator, state), count)| Entries { operator, state, count }).collect()
     }
 
     /// Rows that came too late for all their windows, since the job began.

@@ -71,7 +71,7 @@ mod pushed;
 mod rules;
 
 pub use self::collected::{Collected, CollectedWriter};
-pub use self::job::{Snapshot, TestJob};
+pub use self::job::{Entries, Snapshot, TestJob};
 pub use self::operator::Operator;
 pub use self::pushed::{Pushed, PushedRows};
 pub use self::rules::{Aligned, Alignment, Definition, SplitWatermarks, Told, WatermarkInputs, windows_of};

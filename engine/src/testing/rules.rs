@@ -103,12 +103,12 @@ impl WatermarkInputs {
         WatermarkInputs { merge: WatermarkMerge::new(inputs) }
     }
 
-    /// `input` says that time has come to `at`.
+    /// `input` says that time has come to `at`. An idle one has to say first that it is active again.
     ///
     /// # Panics
     /// Where there is no such input, like all that follow.
     pub fn watermark(&mut self, input: usize, at: Timestamp) -> Vec<Told> {
-        told(self.merge.watermark(input, at))
+        told(self.merge.watermark_of_active(input, at))
     }
 
     /// `input` says that it has nothing to say for a while.

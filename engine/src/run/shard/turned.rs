@@ -57,11 +57,12 @@ impl Shard {
         self.input_ended
     }
 
-    /// Entries of keyed state, timers with them, by operator.
-    pub(in crate::run) fn entries(&mut self) -> Vec<(String, usize)> {
+    /// Entries of keyed state, timers with them, by operator and state.
+    pub(in crate::run) fn entries(&mut self) -> Vec<((String, String), usize)> {
         let mut counted = Entries(Vec::new());
         self.tasks.iter_mut().for_each(|task| task.states(&mut counted));
-        counted.0.into_iter().map(|(node, entries)| (self.plan.uid(node), entries)).collect()
+        let of_plan = |(node, state, entries)| ((self.plan.uid(node), state), entries);
+        counted.0.into_iter().map(of_plan).collect()
     }
 
     /// Rows that came too late for their windows.
@@ -80,10 +81,10 @@ impl Shard {
 }
 
 /// Counts the entries of every store.
-struct Entries(Vec<(NodeId, usize)>);
+struct Entries(Vec<(NodeId, String, usize)>);
 
 impl StateVisitor for Entries {
     fn keyed(&mut self, node: NodeId, store: &mut PageStore) {
-        self.0.push((node, store.len()));
+        self.0.extend(store.entries_by_state().into_iter().map(|(state, entries)| (node, state, entries)));
     }
 }
