@@ -62,6 +62,7 @@ pub use job::flow::{Flow, Job};
 pub use job::joins::{IntervalBetween, IntervalJoin};
 pub use job::keyed::KeyedStream;
 pub use job::stream::Stream;
+pub use job::triggered::TriggeredStream;
 pub use job::windowed::{Lenient, WindowedStream, Windowing};
 pub use millstream_macros::{KeyedState, event};
 pub use millstream_state::{
@@ -82,7 +83,11 @@ pub use road::sink::{Guarantee, Sink, SinkError, SinkWriter};
 pub use road::source::{Items, Polled, Source, SourceError, Split};
 pub use road::timers::{Timer, Timers, WallTime};
 pub use road::watermarks::{WatermarkGenerator, WatermarkStrategy, Watermarks};
-pub use road::window::{Late, Sliding, SlidingSize, Tumbling, Window, WindowError, Windowed};
+pub use road::window::{
+    Assigner, AtEndOfInput, Continuous, CountWindow, Delta, Element, Every, Evictor, Fired, Global, Keep, Late,
+    MergingTrigger, Never, OnCount, OnTime, Pane, Session, Sliding, SlidingSize, Timing, Trigger, TriggerContext,
+    Tumbling, Verdict, Window, WindowError, Windowed,
+};
 pub use run::fault::JobError;
 pub use run::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport, RestoreReport};
 pub use run::metrics::{ShardCounters, ShardReport};

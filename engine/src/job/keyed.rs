@@ -6,7 +6,7 @@ use millstream_state::{Fixed, Key, PageStore, Table};
 
 use super::graph::{Graph, NodeId};
 use super::stream::Stream;
-use super::windowed::{WindowedStream, Windowing};
+use super::triggered::Windows;
 use crate::road::aggregate::Aggregate;
 use crate::road::chain::{Chain, Stage};
 use crate::road::exchange::ToShards;
@@ -27,9 +27,10 @@ impl<C: Chain, G: Keying<C::Out>> KeyedStream<C, G> {
         KeyedStream { stream, key }
     }
 
-    /// Cuts each key's rows into windows of event time: [`Tumbling`](crate::Tumbling) or [`Sliding`](crate::Sliding).
-    pub fn window<W: Windowing>(self, window: W) -> WindowedStream<C, G, W> {
-        WindowedStream { keyed: self, window }
+    /// Cuts each key's rows into windows: [`Tumbling`](crate::Tumbling), [`Sliding`](crate::Sliding),
+    /// [`Session`](crate::Session), [`CountWindow`](crate::CountWindow) or [`Global`](crate::Global).
+    pub fn window<W: Windows<C, G>>(self, window: W) -> W::Windowed {
+        window.on(self)
     }
 
     /// Folds every row into its key's accumulator, which is kept for ever, and yields the result so far: one row for each

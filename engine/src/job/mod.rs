@@ -9,4 +9,5 @@ pub mod keyed;
 pub mod process;
 pub mod stateful;
 pub mod stream;
+pub mod triggered;
 pub mod windowed;

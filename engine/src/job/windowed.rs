@@ -60,9 +60,9 @@ impl Windowing for Sliding {
 #[derive(Clone, Debug)]
 pub struct Lenient<L> {
     kind: String,
-    slides: Slides,
-    lateness_ms: i64,
-    late: L,
+    pub(super) slides: Slides,
+    pub(super) lateness_ms: i64,
+    pub(super) late: L,
 }
 
 impl<L> Windowing for Lenient<L> {
@@ -350,8 +350,17 @@ fn panes_table<K: Key, V: Fixed>(keyed: &PageStore) -> Table<K, V> {
 
 /// An operator's table and what it keeps beside it: fresh, or from the checkpoint.
 fn restore<K: Key, V: Fixed>(site: &Site, uid: &str) -> Result<(Table<K, V>, WindowsBlob), JobError> {
+    restore_with(site, uid, |keyed| panes_table(keyed))
+}
+
+/// As [`restore`], what `declare` declares.
+pub(super) fn restore_with<D>(
+    site: &Site,
+    uid: &str,
+    declare: impl FnOnce(&PageStore) -> D,
+) -> Result<(D, WindowsBlob), JobError> {
     let (mut keyed, parts) = site.keyed_state(uid)?;
-    let table = panes_table(&keyed);
+    let declared = declare(&keyed);
     let mut merged: Option<WindowsBlob> = None;
     for part in &parts {
         let of_part = WindowsBlob::deserialize(&part.blob).map_err(|error| unusable(uid, &error))?;
@@ -360,7 +369,7 @@ fn restore<K: Key, V: Fixed>(site: &Site, uid: &str) -> Result<(Table<K, V>, Win
     let merged = merged.unwrap_or(WindowsBlob { watermark: Timestamp::MIN, late: 0 });
     site.restore_keyed(uid, &mut keyed, &parts)?;
     // What all shards counted together is counted on by one of them.
-    Ok((table, WindowsBlob { late: if site.shard == 0 { merged.late } else { 0 }, ..merged }))
+    Ok((declared, WindowsBlob { late: if site.shard == 0 { merged.late } else { 0 }, ..merged }))
 }
 
 fn unusable(uid: &str, error: &dyn fmt::Display) -> JobError {

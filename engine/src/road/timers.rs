@@ -122,12 +122,19 @@ pub(crate) struct Pending<K> {
 impl<K: Key + Described> Pending<K> {
     /// Declares them in the operator's store. No field of a struct of states can have their names.
     pub(crate) fn declare(store: &PageStore) -> Pending<K> {
-        let (event, processing) = (Sorted::declare(store, "event timers"), Sorted::declare(store, "processing timers"));
-        Pending { event, processing, failed: None }
+        let key = || Schema::Tuple(vec![K::schema(), i64::schema()]);
+        Pending::declare_as(store, key)
     }
 }
 
 impl<K: Key> Pending<K> {
+    /// As [`declare`](Pending::declare), with what checkpoints shall say of a timer.
+    pub(crate) fn declare_as(store: &PageStore, key: impl Fn() -> Schema) -> Pending<K> {
+        let (event, processing) =
+            (Sorted::declare(store, "event timers", key()), Sorted::declare(store, "processing timers", key()));
+        Pending { event, processing, failed: None }
+    }
+
     /// Sorts what a restore has put into the pages.
     pub(crate) fn restored(&mut self) {
         self.event.sort();
@@ -154,9 +161,8 @@ pub(crate) struct Sorted<K> {
     first_at: Option<i64>,
 }
 
-impl<K: Key + Described> Sorted<K> {
-    fn declare(store: &PageStore, name: &str) -> Sorted<K> {
-        let key = Schema::Tuple(vec![K::schema(), i64::schema()]);
+impl<K: Key> Sorted<K> {
+    fn declare(store: &PageStore, name: &str, key: Schema) -> Sorted<K> {
         Sorted { table: store.table_as(name, key, Schema::Unit), index: BTreeSet::new(), first_at: None }
     }
 }

@@ -16,6 +16,7 @@ mod record;
 mod running;
 mod sketches;
 mod sliding;
+mod triggered;
 mod source;
 mod windows;
 

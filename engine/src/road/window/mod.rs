@@ -18,6 +18,7 @@ mod overlapping;
 mod panes;
 mod sliding;
 mod sums;
+mod triggered;
 mod tumbling;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,13 @@ pub(crate) use self::panes::{Panes, millis};
 pub use self::panes::{Tumbling, WindowError};
 pub(crate) use self::sliding::Slides;
 pub use self::sliding::{Sliding, SlidingSize};
+pub use self::triggered::{
+    Aligned, Apart, Assigned, Assigner, AtEndOfInput, Contents, Continuous, ContinuousWall, CountWindow, Delta,
+    Element, Every, Evictor, Fired, Folded, Gaps, Global, Keep, KeepAll, Listed, MakesResults, Meeting, Merging,
+    MergingTrigger, Never, OnCount, OnTime, OnTimePanes, Pane, Processing, ProcessingTime, Results, Session,
+    SlidingCount, Timing, Trigger, TriggerContext, TriggerFor, Verdict, WindowKind,
+};
+pub(crate) use self::triggered::{Rules, Triggered, WindowSlots, Work};
 pub(crate) use self::tumbling::Windows;
 
 /// A stretch of event time, `[start, end)`.

@@ -95,6 +95,12 @@ pub enum WindowError {
         /// That one's milliseconds.
         ms: i64,
     },
+    /// A window or a pane of no rows.
+    #[error("a {what} of no rows cannot be: it is one at least")]
+    Rows {
+        /// Which of them.
+        what: &'static str,
+    },
 }
 
 /// A hundred years.

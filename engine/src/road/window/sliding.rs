@@ -108,6 +108,18 @@ impl From<Sliding> for Slides {
     }
 }
 
+/// The definition that they came of, in words.
+impl std::fmt::Display for Slides {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Slides { size_ms, slide_ms, offset_ms, .. } = self;
+        write!(f, "windows of {size_ms} ms")?;
+        if slide_ms != size_ms {
+            write!(f, " every {slide_ms} ms")?;
+        }
+        if *offset_ms != 0 { write!(f, " from {offset_ms} ms") } else { Ok(()) }
+    }
+}
+
 impl From<Tumbling> for Slides {
     fn from(windows: Tumbling) -> Slides {
         let (size_ms, offset_ms) = windows.parts();

@@ -1,0 +1,198 @@
+//! Rows and timers where windows merge: a key's windows lie in a row of places, which nearly always is one.
+//!
+//! A window keeps its number while it grows, and while it moves to another place: timers and kept rows are found by that.
+
+use millstream_state::schema::Described;
+use millstream_state::{Both, Fixed, Key};
+
+use super::super::Window;
+use super::contents::Contents;
+use super::kinds::WindowKind;
+use super::slot::{ALL, ARMED, Cell, Core, FILLED, Stored, WindowSlots, within};
+use super::trigger::TriggerFor;
+use super::work::{Moment, Work, judged};
+use crate::road::timers::{Timers, WallTime};
+use crate::time::Timestamp;
+
+/// Whether two windows are one: they intersect or touch.
+fn touch(one: Window, other: Window) -> bool {
+    one.start <= other.end && other.start <= one.end
+}
+
+fn hull(one: Window, other: Window) -> Window {
+    Window { start: one.start.min(other.start), end: one.end.max(other.end) }
+}
+
+impl<T, K, W, R, C> Work<T, K, W, R, C>
+where
+    T: Fixed,
+    K: Key + Described,
+    W: WindowKind<T>,
+    R: TriggerFor<W::Meeting, T>,
+    C: Contents<K, T>,
+{
+    fn core(&self, key: K, place: u32) -> Option<Core> {
+        let Both(_, Both(_, core)) = self.kept.slots.get_ref(ALL, &within(key, Cell::number(place)))?;
+        Some(core.get())
+    }
+
+    fn change_core(&mut self, key: K, place: u32, change: impl FnOnce(&mut Core)) {
+        if let Some(Both(_, Both(_, core))) = self.kept.slots.get_mut(ALL, &within(key, Cell::number(place))) {
+            core.with(change);
+        }
+    }
+
+    /// How many windows a key has.
+    fn places(&self, key: K) -> u32 {
+        self.core(key, 0).map_or(0, |core| core.places)
+    }
+
+    /// Where the window of a number lies.
+    pub(super) fn place_of(&self, key: K, number: Cell) -> Option<Cell> {
+        let is_it = |place: &u32| self.core(key, *place).is_some_and(|core| i64::from(core.number) == number.first);
+        (0..self.places(key)).find(is_it).map(Cell::number)
+    }
+
+    /// Puts a row into the session that its own window is part of; false if that is over.
+    pub(super) fn join(&mut self, key: K, own: Window, at: Timestamp, row: &T, moment: Moment) -> Stored<bool> {
+        let Some(first) = self.core(key, 0) else { return self.begin(key, own, 0, 0, at, row, moment) };
+        if first.places == 1 && touch(first.window(), own) {
+            self.grow(key, 0, first, own, at, row, moment)?;
+            return Ok(true);
+        }
+        let mut into: Option<(u32, Core)> = None;
+        let mut reach = own;
+        let mut number_max = 0;
+        let mut others = 0;
+        for place in 0..first.places {
+            let Some(core) = self.core(key, place) else { continue };
+            number_max = number_max.max(core.number);
+            if touch(core.window(), own) {
+                reach = hull(reach, core.window());
+                others += 1;
+                if into.is_none_or(|(_, earliest)| core.start < earliest.start) {
+                    into = Some((place, core));
+                }
+            }
+        }
+        let Some((place, core)) = into else {
+            return self.begin(key, own, first.places, number_max + 1, at, row, moment);
+        };
+        if others == 1 {
+            self.grow(key, place, core, own, at, row, moment)?;
+            return Ok(true);
+        }
+        self.merge(key, core.number, own, reach, moment)?;
+        let place = self.place_of(key, Cell::number(core.number)).expect("a window that others merged into is there");
+        let place = place.first as u32;
+        let core = self.core(key, place).expect("it was found there");
+        self.grow(key, place, core, own, at, row, moment)?;
+        Ok(true)
+    }
+
+    /// Begins a session in the place behind the last; false if it is over before it begins.
+    #[expect(clippy::too_many_arguments, reason = "a row, where it goes, and when")]
+    fn begin(
+        &mut self,
+        key: K,
+        own: Window,
+        place: u32,
+        number: u32,
+        at: Timestamp,
+        row: &T,
+        moment: Moment,
+    ) -> Stored<bool> {
+        let frame = self.rules.frame(own, moment);
+        if frame.is_over {
+            return Ok(false);
+        }
+        self.add((key, Cell::number(place), Cell::number(number)), &frame, || Core::new(own, number), at, row, moment)?;
+        if place > 0 {
+            self.change_core(key, 0, |first| first.places = place + 1);
+        }
+        Ok(true)
+    }
+
+    /// Puts a row into a session that is there, and that it may extend.
+    #[expect(clippy::too_many_arguments, reason = "a row, where it goes, and when")]
+    fn grow(
+        &mut self,
+        key: K,
+        place: u32,
+        core: Core,
+        own: Window,
+        at: Timestamp,
+        row: &T,
+        moment: Moment,
+    ) -> Stored<()> {
+        let reach = hull(core.window(), own);
+        if reach != core.window() {
+            self.change_core(key, place, |core| (core.start, core.end) = (reach.start.0, reach.end.0));
+        }
+        let frame = self.rules.frame(reach, moment);
+        self.add((key, Cell::number(place), Cell::number(core.number)), &frame, || core, at, row, moment)
+    }
+
+    /// Merges all sessions that a window touches into the one of a number.
+    fn merge(&mut self, key: K, into: u32, own: Window, reach: Window, moment: Moment) -> Stored<()> {
+        // From the last place to the first, so that none moves that is still to be looked at.
+        for place in (0..self.places(key)).rev() {
+            let Some(core) = self.core(key, place) else { continue };
+            if core.number == into || !touch(core.window(), own) {
+                continue;
+            }
+            let frame = self.rules.frame(core.window(), moment);
+            let Some(at) = self.place_of(key, Cell::number(into)) else { continue };
+            let Work { rules, kept: WindowSlots { slots, pending }, contents, .. } = self;
+            // The one that goes: its timers first, of which the operator's is one.
+            let Some(mut gone) = slots.get(ALL, &within(key, Cell::number(place))) else { continue };
+            let timed = within(key, Cell::number(core.number));
+            gone.1.0.with(|state| {
+                let unarmed = Core { flags: core.flags & !ARMED, ..core };
+                judged(pending, timed, (state, &unarmed, &frame), moment, |cx| rules.trigger.clear(cx));
+            });
+            if core.has(ARMED) {
+                let mut timers = Timers { pending, key: timed };
+                if frame.is_processing {
+                    timers.delete_processing(WallTime(core.armed_at));
+                } else {
+                    timers.delete_event(Timestamp(core.armed_at));
+                }
+            }
+            // The one that stays.
+            let frame = rules.frame(reach, moment);
+            let timed = within(key, Cell::number(into));
+            let Some(Both(kept, Both(state, noted))) = slots.get_mut(ALL, &within(key, at)) else { continue };
+            let cell = |number: u32| [i64::from(number), 0];
+            kept.with(|kept| contents.merge(key, (cell(into), kept), (cell(core.number), &gone.0.get())))?;
+            noted.with(|noted| {
+                (noted.start, noted.end) = (reach.start.0, reach.end.0);
+                noted.set(FILLED, noted.has(FILLED) || core.has(FILLED));
+                noted.panes = noted.panes.max(core.panes);
+            });
+            let noted = noted.get();
+            let from = gone.1.0.get();
+            state.with(|state| {
+                judged(pending, timed, (state, &noted, &frame), moment, |cx| rules.trigger.merged(&from, cx));
+            });
+            self.leave(key, Cell::number(place))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a session out of its place, which the last one takes.
+    pub(super) fn leave(&mut self, key: K, place: Cell) -> Stored<()> {
+        let places = self.places(key);
+        let last = Cell::number(places.saturating_sub(1));
+        let slots = &mut self.kept.slots;
+        let moved = if place == last { None } else { slots.get(ALL, &within(key, last)) };
+        slots.remove(ALL, &within(key, last));
+        if let Some(moved) = moved {
+            slots.put(ALL, &within(key, place), moved)?;
+        }
+        if places > 1 {
+            self.change_core(key, 0, |first| first.places = places - 1);
+        }
+        Ok(())
+    }
+}
