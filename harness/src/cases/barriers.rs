@@ -22,10 +22,10 @@ pub(super) fn align(case: &Fields<'_>) -> Result<(), Why> {
         } else if step.has("cancel") {
             alignment.cancel(channel, epoch("cancel")?)
         } else if step.has("end") {
-            drop(step.opt("end"));
+            step.pass_over("end");
             alignment.end(channel)
         } else {
-            drop(step.get("data")?);
+            step.get("data")?;
             if alignment.held_back().contains(&channel) {
                 return Err(format!("{} comes from channel {channel}, which is held back", step.what()));
             }

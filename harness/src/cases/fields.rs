@@ -27,6 +27,11 @@ impl<'a> Fields<'a> {
         self.map.get(field)
     }
 
+    /// A field that is for people.
+    pub(super) fn pass_over(&self, field: &str) {
+        self.asked.borrow_mut().insert(field.to_owned());
+    }
+
     pub(super) fn has(&self, field: &str) -> bool {
         self.map.contains_key(field)
     }

@@ -59,7 +59,7 @@ impl Sums {
                     seen.lock().unwrap_or_else(PoisonError::into_inner).push((add.key, add.value));
                 })
                 .key_by(|add| add.key)
-                .map_with_state(|running: &mut Running, add: Add| {
+                .map_with_state(|running: &mut Running, add: &Add| {
                     let sum = running.sum.get_or(0).wrapping_add(add.value);
                     running.sum.set(sum);
                     (add.key, sum)
@@ -115,7 +115,7 @@ fn by_key(rows: &[(u64, i64)], names: &Names) -> BTreeMap<String, Vec<i64>> {
 }
 
 pub(super) fn crash(case: &Fields<'_>) -> Result<(), Why> {
-    drop(case.opt("job"));
+    case.pass_over("job");
     let mut names = Names::default();
     let input = rows(case, "input", &mut names)?;
     let (checkpoint, crash) =

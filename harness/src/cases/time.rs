@@ -81,7 +81,7 @@ pub(super) fn channels(case: &Fields<'_>) -> Result<usize, Why> {
 
 pub(super) fn multiplex(case: &Fields<'_>) -> Result<(), Why> {
     for fact in case.each("facts")? {
-        drop(fact.opt("why"));
+        fact.pass_over("why");
         let mut splits = SplitWatermarks::new();
         let mut numbers = BTreeMap::<&str, usize>::new();
         for step in fact.list("steps")? {
@@ -145,7 +145,7 @@ fn a_window(case: &Fields<'_>) -> Result<(Tumbling, i64), Why> {
         let bounds = if window.has("start") {
             (window.int("start")?, window.int("end")?)
         } else {
-            drop(window.opt("time"));
+            window.pass_over("time");
             let at = case.int_or("ts", 0)?;
             let windows = aligned(&window)?.map_err(|error| error.to_string())?;
             let windows = millstream::testing::windows_of(windows, Timestamp(at));
