@@ -4,7 +4,7 @@ use crate::epoch::align::{Aligner, Said, WatermarkMerge};
 use crate::epoch::{Barrier, Epoch};
 use crate::road::chain::{Signal, SplitStanding};
 use crate::road::event_time::SplitClock;
-use crate::road::window::{Sliding, Tumbling, Window};
+use crate::road::window::{Session, Sliding, Tumbling, Window, WindowKind};
 use crate::time::Timestamp;
 
 /// What an [`Alignment`] came to.
@@ -208,13 +208,21 @@ impl SplitWatermarks {
     }
 }
 
-/// Windows that are aligned to the epoch, which [`windows_of`] can be asked for.
+/// Windows that a timestamp alone decides on, which [`windows_of`] can be asked for.
 #[derive(Clone, Copy, Debug)]
 pub enum Definition {
     /// End to end.
     Tumbling(Tumbling),
     /// One every slide.
     Sliding(Sliding),
+    /// One that begins with its row, before it meets others.
+    Session(Session),
+}
+
+impl From<Session> for Definition {
+    fn from(windows: Session) -> Definition {
+        Definition::Session(windows)
+    }
 }
 
 impl From<Tumbling> for Definition {
@@ -244,5 +252,10 @@ pub fn windows_of(windows: impl Into<Definition>, at: Timestamp) -> Vec<Window> 
     match windows.into() {
         Definition::Tumbling(windows) => vec![windows.window_of(at)],
         Definition::Sliding(windows) => windows.windows_of(at),
+        Definition::Session(windows) => {
+            let mut assigned = Vec::new();
+            WindowKind::<()>::assign(&windows, &(), at, &mut assigned);
+            assigned
+        }
     }
 }

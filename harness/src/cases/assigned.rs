@@ -1,17 +1,20 @@
 //! Which windows a timestamp is in, and which definitions are refused.
 
 use millstream::testing::{Definition, windows_of};
-use millstream::{Sliding, Timestamp, Tumbling, WindowError};
+use millstream::{Session, Sliding, Timestamp, Tumbling, WindowError};
 
 use super::fields::{Fields, pair};
 use super::{Why, same};
 
-/// Windows that are aligned to the epoch.
+/// Windows that a timestamp alone decides on.
 pub(super) fn aligned(fields: &Fields<'_>) -> Result<Result<Definition, WindowError>, Why> {
-    let offset = fields.int_or("offset", 0)?;
     Ok(match fields.text("type")? {
-        "tumbling" => Tumbling::try_of_ms(fields.int("size")?, offset).map(Definition::from),
-        "sliding" => Sliding::try_of_ms(fields.int("size")?, fields.int("slide")?, offset).map(Definition::from),
+        "tumbling" => Tumbling::try_of_ms(fields.int("size")?, fields.int_or("offset", 0)?).map(Definition::from),
+        "sliding" => {
+            let (size, slide) = (fields.int("size")?, fields.int("slide")?);
+            Sliding::try_of_ms(size, slide, fields.int_or("offset", 0)?).map(Definition::from)
+        }
+        "session" => Session::try_gap_ms(fields.int("gap")?).map(Definition::from),
         other => return Err(format!("\"type\" of {} is \"{other}\", which is not known here", fields.what())),
     })
 }
