@@ -53,6 +53,8 @@ pub mod state;
 pub mod road;
 pub mod epoch;
 pub mod run;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use job::broadcast::{Broadcast, BroadcastConnected};
 pub use job::config::{Config, RestartStrategy, StateBacking};

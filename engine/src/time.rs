@@ -100,7 +100,11 @@ impl Clock {
     /// Wall time, milliseconds since the Unix epoch.
     #[must_use]
     pub fn wall_ms(&self) -> i64 {
-        self.wall_us().div_euclid(1000)
+        match &self.hand {
+            // A test may hold it at an end of time, of which there are no microseconds.
+            Hand::Held(at) => at.load(Ordering::Relaxed),
+            Hand::System | Hand::Off(_) => self.wall_us().div_euclid(1000),
+        }
     }
 
     /// Wall time, microseconds since the Unix epoch.
@@ -109,7 +113,7 @@ impl Clock {
         let wall_us = || read_clock(libc::CLOCK_REALTIME) as i64 / 1000;
         match &self.hand {
             Hand::System => wall_us(),
-            Hand::Held(at) => at.load(Ordering::Relaxed) * 1000,
+            Hand::Held(at) => at.load(Ordering::Relaxed).saturating_mul(1000),
             Hand::Off(by) => wall_us() + by.load(Ordering::Relaxed) * 1000,
         }
     }
@@ -118,7 +122,7 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Nanos {
         match &self.hand {
-            Hand::Held(at) => Nanos(at.load(Ordering::Relaxed) as u64 * 1_000_000),
+            Hand::Held(at) => Nanos((at.load(Ordering::Relaxed).max(0) as u64).saturating_mul(1_000_000)),
             Hand::System | Hand::Off(_) => Nanos(read_clock(libc::CLOCK_MONOTONIC)),
         }
     }

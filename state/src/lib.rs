@@ -79,6 +79,8 @@ pub use segment::{LINE_BYTES, PAGE_BYTES};
 pub use shape::{EntryBytes, LayoutPart, StatePart};
 pub use slotted_table::{Seen, SlottedTable};
 pub use snapshot::{BLOCK_BYTES, CHUNK_BYTES, Chunk, FileRef};
+#[cfg(feature = "testing")]
+pub use store::TemporaryPlace;
 pub use store::{
     DiskFault, DiskOperation, Listed, Listing, Newest, Patience, RETAINED_DEFAULT, Reader, Rejected, RejectedWhy,
     Store, StoreConfig, StoreError, Writing,

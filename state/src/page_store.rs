@@ -166,6 +166,13 @@ impl PageStore {
         self.pages.config.range
     }
 
+    /// The entries of each state, by its name; those whose time to live is over count until they have been cleared away.
+    #[must_use]
+    pub fn entries_by_state(&self) -> Vec<(String, usize)> {
+        let states = self.pages.states.iter();
+        states.map(|state| (state.part.name.clone(), state.spaces.iter().map(|space| space.len).sum())).collect()
+    }
+
     /// How much memory it uses.
     #[must_use]
     pub fn bytes(&self) -> TableBytes {

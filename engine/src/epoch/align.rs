@@ -1,6 +1,6 @@
 //! What a task with several inputs does with their barriers and watermarks. No I/O: marks in, verdicts out.
 
-use super::Barrier;
+use super::{Barrier, Epoch};
 use crate::road::chain::Signal;
 use crate::time::Timestamp;
 
@@ -8,35 +8,96 @@ use crate::time::Timestamp;
 ///
 /// Held back, not buffered: buffering would keep latency flat but let one slow input fill memory. The price is that a
 /// fast input idles while the slowest catches up.
+///
+/// | what comes | what becomes of it |
+/// |---|---|
+/// | the barrier of a later epoch, while one is aligned | that one is given up, and the later one begun |
+/// | the barrier of an epoch that is over, or was cancelled | nothing |
+/// | a cancellation of the epoch under way, or of a later one | it is given up, and inputs are read again |
+/// | the end of an input, while an epoch is aligned | it is given up: the input cannot meet its barrier any more |
+/// | an epoch after that | is aligned among the inputs that are left |
 #[derive(Debug)]
 pub(crate) struct Aligner {
-    met: Vec<bool>,
+    inputs: Vec<Stage>,
     waiting_for: Option<Barrier>,
+    /// The newest epoch that was begun or cancelled.
+    newest: Option<Epoch>,
+}
+
+/// Where an input stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Reads,
+    /// It has met the barrier.
+    Met,
+    Ended,
 }
 
 impl Aligner {
     pub(crate) fn new(inputs: usize) -> Aligner {
         assert!(inputs > 0, "a task merges at least one input");
-        Aligner { met: vec![false; inputs], waiting_for: None }
+        Aligner { inputs: vec![Stage::Reads; inputs], waiting_for: None, newest: None }
     }
 
     /// Whether `input` has met a barrier that others have not, and must not be read.
     pub(crate) fn holds_back(&self, input: usize) -> bool {
-        self.met[input]
+        self.inputs[input] == Stage::Met
     }
 
-    /// `input` met `barrier`. Returns it when that was the last input to meet it.
+    /// `input` met `barrier`. Returns it when that was the last input to meet it. On the engine's own roads barriers come one
+    /// after the other, each from every input.
     pub(crate) fn meet(&mut self, input: usize, barrier: Barrier) -> Option<Barrier> {
-        assert!(!self.met[input], "input {input} was read past its barrier");
-        let expected = *self.waiting_for.get_or_insert(barrier);
-        assert_eq!(expected, barrier, "barriers neither skip nor overtake");
-        self.met[input] = true;
-        if !self.met.iter().all(|met| *met) {
+        assert!(!self.holds_back(input), "input {input} was read past its barrier");
+        assert_eq!(self.waiting_for.unwrap_or(barrier), barrier, "barriers neither skip nor overtake");
+        self.arrive(input, barrier).1
+    }
+
+    /// As [`meet`](Aligner::meet), of barriers that may skip and overtake: the epoch that is given up for it, and the barrier
+    /// that all have met.
+    pub(crate) fn arrive(&mut self, input: usize, barrier: Barrier) -> (Option<Epoch>, Option<Barrier>) {
+        let is_new = self.newest.is_none_or(|newest| barrier.epoch > newest);
+        let is_awaited = self.waiting_for.is_some_and(|waiting_for| waiting_for.epoch == barrier.epoch);
+        if self.inputs[input] == Stage::Ended || !(is_new || is_awaited) {
+            return (None, None);
+        }
+        let mut aborted = None;
+        if is_new {
+            aborted = self.give_up();
+            self.waiting_for = Some(barrier);
+            self.newest = Some(barrier.epoch);
+        }
+        self.inputs[input] = Stage::Met;
+        if self.inputs.contains(&Stage::Reads) {
+            return (aborted, None);
+        }
+        self.give_up();
+        (aborted, Some(barrier))
+    }
+
+    /// An input says that `epoch` is cancelled; the epoch, unless it was over.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn cancel(&mut self, epoch: Epoch) -> Option<Epoch> {
+        let is_new = self.newest.is_none_or(|newest| epoch > newest);
+        let is_awaited = self.waiting_for.is_some_and(|waiting_for| waiting_for.epoch == epoch);
+        if !(is_new || is_awaited) {
             return None;
         }
-        self.met.fill(false);
-        self.waiting_for = None;
-        Some(barrier)
+        self.give_up();
+        self.newest = Some(epoch);
+        Some(epoch)
+    }
+
+    /// `input` has ended; the epoch that is given up because of it.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn end(&mut self, input: usize) -> Option<Epoch> {
+        self.inputs[input] = Stage::Ended;
+        self.give_up()
+    }
+
+    /// Reads all inputs again, and waits for no barrier; the epoch that was waited for.
+    fn give_up(&mut self) -> Option<Epoch> {
+        self.inputs.iter_mut().filter(|input| **input == Stage::Met).for_each(|input| *input = Stage::Reads);
+        self.waiting_for.take().map(|barrier| barrier.epoch)
     }
 }
 
@@ -103,6 +164,13 @@ impl WatermarkMerge {
         self.advance(was == self.current)
     }
 
+    /// As [`watermark`](WatermarkMerge::watermark), where inputs say by themselves when they are back: what comes of one that
+    /// is idle meanwhile says nothing.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn watermark_of_active(&mut self, input: usize, watermark: Timestamp) -> Said {
+        if self.inputs[input].stands == Stands::Idle { Said::default() } else { self.watermark(input, watermark) }
+    }
+
     /// `input` said that it is not idle any more.
     pub(crate) fn active(&mut self, input: usize) -> Said {
         self.watermark(input, Timestamp::MIN)
@@ -144,7 +212,6 @@ impl WatermarkMerge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millstream_state::Epoch;
 
     fn barrier(epoch: u64) -> Barrier {
         Barrier { epoch: Epoch(epoch), last: false }
@@ -167,6 +234,56 @@ mod tests {
         let mut align = Aligner::new(2);
         let _ = align.meet(0, barrier(1));
         let _ = align.meet(1, barrier(2));
+    }
+
+    /// Plays words on so many inputs: `a1` the first meets barrier 1, `a!1` it says that epoch 1 is cancelled, `a.` it ends.
+    /// What came of it, in words: `1` passed on, `!1` given up, and who is held back.
+    fn align(inputs: usize, words: &str) -> String {
+        let mut align = Aligner::new(inputs);
+        let mut said = Vec::new();
+        for word in words.split_whitespace() {
+            let input = usize::from(word.as_bytes()[0] - b'a');
+            let (aborted, passed) = match &word[1..] {
+                "." => (align.end(input), None),
+                number => match number.strip_prefix('!') {
+                    Some(epoch) => (align.cancel(Epoch(epoch.parse().unwrap())), None),
+                    None => align.arrive(input, barrier(number.parse().unwrap())),
+                },
+            };
+            said.extend(aborted.map(|epoch| format!("!{}", epoch.0)));
+            said.extend(passed.map(|barrier| barrier.epoch.0.to_string()));
+        }
+        let held: String =
+            (0..inputs).filter(|at| align.holds_back(*at)).map(|at| char::from(b'a' + at as u8)).collect();
+        if !held.is_empty() {
+            said.push(held);
+        }
+        said.join(" ")
+    }
+
+    #[test]
+    fn a_later_barrier_ends_the_wait_for_an_earlier_one() {
+        assert_eq!(align(3, "b2 a2 c3 a3 b4"), "!2 !3 b");
+        assert_eq!(align(2, "a1 b2 b1 a2"), "!1 2", "what is late for an epoch says nothing");
+        assert_eq!(align(1, "a1 a3 a2"), "1 3");
+        assert_eq!(align(2, "a1 a2 b2"), "!1 2", "from an input that was held back, too");
+    }
+
+    #[test]
+    fn a_cancelled_epoch_is_over() {
+        assert_eq!(align(3, "a2 c2 b!2 b3 c3 a3"), "!2 3", "on the last barrier");
+        assert_eq!(align(3, "b!4 c4 a4 c5 b5 a5"), "!4 5", "on the first");
+        assert_eq!(align(3, "b!6 c!6 a6"), "!6", "said once");
+        assert_eq!(align(2, "a1 b!3 a!2 a!3"), "!3", "the later one takes the earlier one with it");
+        assert_eq!(align(2, "a5 b!3 b5"), "5", "one that is over already");
+        assert_eq!(align(1, "a1 a2 a!4 a5 a!6"), "1 2 !4 5 !6");
+    }
+
+    #[test]
+    fn epochs_are_aligned_among_the_inputs_that_are_left() {
+        assert_eq!(align(4, "c. b. d2 a2 a3 d3 a. d4"), "2 3 4");
+        assert_eq!(align(3, "a1 b1 c1 c2 a2 b. c. a."), "1 !2", "the barrier that it could not meet is given up");
+        assert_eq!(align(3, "a2 b. c2 a3 c3"), "!2 3", "and its rest says nothing");
     }
 
     /// Plays words on so many inputs: `a5` the first says 5, `a-` it is idle, `a+` it is active. What was passed on, in words: `5`, `I` idle,
@@ -223,6 +340,16 @@ mod tests {
         assert_eq!(play(2, "a10 b5 b- b7 a-"), "5 10", "still spoken to by one, if one that is behind");
         assert_eq!(play(2, "a10 b5 b- b7 a- b-"), "5 10 I");
         assert_eq!(play(2, "a10 b5 b- a- b+ a+ a11"), "5 10 I A 11", "without a word of when");
+    }
+
+    #[test]
+    fn an_idle_input_that_has_to_say_when_it_is_back_says_nothing_before() {
+        let mut merge = WatermarkMerge::new(1);
+        assert_eq!(merge.watermark_of_active(0, Timestamp(25)).watermark, Some(Timestamp(25)));
+        assert!(merge.idle(0).idle);
+        assert_eq!(merge.watermark_of_active(0, Timestamp(50)), Said::default());
+        assert!(merge.active(0).active);
+        assert_eq!(merge.watermark_of_active(0, Timestamp(50)).watermark, Some(Timestamp(50)));
     }
 
     #[test]

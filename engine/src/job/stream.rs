@@ -227,6 +227,15 @@ impl<C: Chain> Stream<C> {
         KeyedStream::new(self, InRow(key, PhantomData))
     }
 
+    /// Windows are of a keyed stream. This is here to say so where the key was forgotten.
+    #[doc(hidden)]
+    pub fn window<W>(self, _window: W) -> std::convert::Infallible
+    where
+        Self: Keyed,
+    {
+        self.never()
+    }
+
     /// Erases the chain's type, at the price of a copy of every row and a dynamic call per batch.
     pub fn boxed(self) -> Stream<Boxed<C::Out>>
     where
@@ -299,6 +308,18 @@ impl<C, F, W> Stream<EventTime<C, F, W>> {
         self.chain.alignment = Some(alignment.clone());
         self
     }
+}
+
+/// What no [`Stream`] is before `key_by`.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "windows are of rows with a key, and this stream has none",
+    label = "say `.key_by(|row| ..)` before `.window(..)`",
+    note = "for one window over all rows, give them all the same key: .key_by(|_| 0_u64)"
+)]
+pub trait Keyed: Sized {
+    /// Nobody can call it.
+    fn never(self) -> std::convert::Infallible;
 }
 
 /// A chain whose type has been erased.

@@ -84,6 +84,24 @@ impl SplitClock {
         (0..self.splits.len()).filter(|split| self.splits[*split].stands == SplitStands::Active)
     }
 
+    /// How far time has come.
+    #[cfg(feature = "testing")]
+    pub(crate) fn current(&self) -> Timestamp {
+        self.current
+    }
+
+    /// Whether the split has been silent.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_idle(&self, split: usize) -> bool {
+        self.splits.get(split).is_some_and(|split| split.stands == SplitStands::Idle)
+    }
+
+    /// Whether no split is waited for.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.active().next().is_none()
+    }
+
     fn advance(&mut self) -> Option<Timestamp> {
         let of = |stands| self.splits.iter().filter(move |split| split.stands == stands).map(|split| split.watermark);
         // Where none is active, time stands where the fastest of the idle ones left it.

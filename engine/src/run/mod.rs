@@ -1,4 +1,6 @@
 //! What moves the two roads: the shard's loop, the lead, and what they say when something is wrong.
+#[cfg(feature = "testing")]
+pub(crate) mod by_hand;
 pub mod fault;
 pub mod handle;
 pub(crate) mod io;

@@ -335,7 +335,7 @@ impl Lead {
             (0..shards).map(|_| Doorbell::new().map(Arc::new)).collect::<Result<Vec<_>, _>>().map_err(|error| {
                 JobError::Machine(format!("an event descriptor cannot be had: {error}. Raise `ulimit -n`"))
             })?;
-        let mut edges = lay_edges(self.plan.edges, &doorbells);
+        let mut edges = lay_edges(self.plan.edges, &doorbells, BUFFERS_PER_LANE);
         for shard in 0..shards {
             let (orders, take_orders) = unbounded();
             let waker = Arc::new(Mutex::new(None));
@@ -486,7 +486,7 @@ impl Lead {
                 running.iter().for_each(|shard| shard.order(Order::Inject(barrier)));
             }
             Action::Persist { epoch, parts } => {
-                let manifest = self.manifest(epoch, parts);
+                let manifest = manifest(&self.name, epoch, parts, &self.plan, &self.config);
                 self.savepoints.persisting(&manifest);
                 publisher.publish(manifest);
             }
@@ -516,20 +516,6 @@ impl Lead {
             self.restarts_in_a_row = 0;
         }
         coordinator.handle(now, Message::Persisted { epoch, result: result.map_err(|error| error.to_string()) });
-    }
-
-    /// What the checkpoint of the epoch consists of.
-    fn manifest(&self, epoch: Epoch, parts: Vec<Part>) -> Manifest {
-        Manifest {
-            format_version: millstream_state::FORMAT_VERSION,
-            job: self.name.clone(),
-            epoch,
-            created_ms: self.clock.wall_ms(),
-            graph_fingerprint: self.plan.fingerprint(),
-            graph: self.plan.to_string(),
-            shards: self.config.shards,
-            parts,
-        }
     }
 
     /// Wakes shards that stand still, whether or not they have announced a sleep: the timer that should end it may be what
@@ -573,8 +559,22 @@ impl UnderWay {
     }
 }
 
-/// Lays the lanes of all edges, from every shard to every shard; `[shard][edge]`. A single shard needs none.
-fn lay_edges(edges: u32, doorbells: &[Arc<Doorbell>]) -> Vec<Vec<EdgeEnds>> {
+/// What the checkpoint of an epoch consists of.
+pub(super) fn manifest(job: &str, epoch: Epoch, parts: Vec<Part>, plan: &Plan, config: &Config) -> Manifest {
+    Manifest {
+        format_version: millstream_state::FORMAT_VERSION,
+        job: job.to_owned(),
+        epoch,
+        created_ms: config.clock.wall_ms(),
+        graph_fingerprint: plan.fingerprint(),
+        graph: plan.to_string(),
+        shards: config.shards,
+        parts,
+    }
+}
+
+/// Lays the lanes of all edges with `buffers` each, from every shard to every shard; `[shard][edge]`. A single shard needs none.
+pub(crate) fn lay_edges(edges: u32, doorbells: &[Arc<Doorbell>], buffers: usize) -> Vec<Vec<EdgeEnds>> {
     let shards = doorbells.len();
     let mut laid: Vec<Vec<EdgeEnds>> = (0..shards).map(|_| Vec::new()).collect();
     if shards == 1 {
@@ -587,7 +587,7 @@ fn lay_edges(edges: u32, doorbells: &[Arc<Doorbell>]) -> Vec<Vec<EdgeEnds>> {
         for from in 0..shards {
             for to in 0..shards {
                 let route = Route { edge, from_shard: from as u16, to_shard: to as u16 };
-                let config = LaneConfig { route, buffers: BUFFERS_PER_LANE };
+                let config = LaneConfig { route, buffers };
                 let (sender, receiver) = lane(config, doorbells[to].clone(), doorbells[from].clone());
                 laid[from][edge as usize].to.push(sender);
                 laid[to][edge as usize].from.push(receiver);

@@ -7,6 +7,9 @@
 //!
 //! The record's road is one task of the executor with a plain loop and no await on it.
 
+#[cfg(feature = "testing")]
+mod turned;
+
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -156,7 +159,7 @@ impl Drop for Presence {
     }
 }
 
-struct Shard {
+pub(super) struct Shard {
     shard: u32,
     config: Arc<Config>,
     plan: Arc<Plan>,

@@ -46,6 +46,10 @@ pub(crate) trait Task {
     /// Asks a source to put the barrier into its stream; other tasks meet it on their edges.
     fn inject(&mut self, _barrier: Barrier) {}
 
+    /// What a test pushes into this task ends here.
+    #[cfg(feature = "testing")]
+    fn end_of_input(&mut self) {}
+
     /// Whether this task is a source's, and its input has ended.
     fn input_ended(&self) -> Option<bool> {
         None

@@ -3,6 +3,7 @@
 //! Scripts rely on it. With `--json` the last line of stdout is one JSON object; progress and errors go to stderr. The exit
 //! status is 0 for done and verified, 1 for a run that failed or a result that differs, 2 for usage.
 
+mod cases;
 mod chaos;
 mod checkpoint;
 mod figures;
@@ -40,6 +41,7 @@ Examples:
   harness limit                          the Yahoo query by hand: what this machine can do
   harness limit --shape table --keys 10M a keyed count by hand
   harness checkpoint inspect DIR         what checkpoints hold, and whether they are sound
+  harness cases FILE                     what a correct stream processor emits, case by case
   harness limit --help                   all of one verb's options")]
 struct Cli {
     #[command(subcommand)]
@@ -62,6 +64,8 @@ enum Verb {
     Verify(verify::VerifyArgs),
     /// Kill a job again and again, and see that nothing is lost and nothing is there twice
     Chaos(chaos::ChaosArgs),
+    /// Ask the engine's operators for what a file of cases says that they do
+    Cases(cases::CasesArgs),
     /// Look into checkpoints and savepoints: list, prove, dump, convert
     Checkpoint(checkpoint::CheckpointArgs),
     /// Run a hand-written loop: what the machine can do when nothing but the query is done
@@ -100,6 +104,7 @@ pub fn main() -> ExitCode {
         Verb::Generate(args) => generate::run(args),
         Verb::Verify(args) => verify::run(args),
         Verb::Chaos(args) => chaos::run(args),
+        Verb::Cases(args) => cases::run(args),
         Verb::Checkpoint(args) => checkpoint::run(args),
         Verb::Limit(args) => limit::run(args),
     };

@@ -19,6 +19,8 @@ mod look;
 #[cfg(feature = "objects")]
 pub(crate) mod objects;
 mod reader;
+#[cfg(feature = "testing")]
+mod temporary;
 mod writer;
 
 use std::io;
@@ -35,6 +37,8 @@ pub(crate) use fault::Gate;
 pub use fault::{DiskFault, DiskOperation};
 pub use look::Listing;
 pub use reader::Reader;
+#[cfg(feature = "testing")]
+pub use temporary::TemporaryPlace;
 pub use writer::Writing;
 
 /// Checkpoints kept when nobody says otherwise: the newest, and two to fall back to.

@@ -29,8 +29,7 @@ use std::time::Duration;
 
 use glommio::timer::Timer;
 use glommio::{LocalExecutorBuilder, Placement};
-use millstream_network::frame::Route;
-use millstream_network::{Doorbell, LaneConfig, lane};
+use millstream_network::Doorbell;
 use millstream_state::{Epoch, FORMAT_VERSION, Manifest, Store};
 
 use self::record::{Out, Record};
@@ -40,10 +39,11 @@ use crate::epoch::Barrier;
 use crate::epoch::snapshot::{OpenEpoch, Verdict};
 use crate::job::config::Config;
 use crate::job::flow::Flow;
-use crate::job::graph::{EdgeEnds, Graph, NodeId, Plan, Site};
+use crate::job::graph::{Graph, NodeId, Plan, Site};
 use crate::job::stream::Stream;
 use crate::run::fault::Fault;
 use crate::run::io::IoRoom;
+use crate::run::process::lay_edges;
 use crate::run::task::{Cx, Progress, StateVisitor, Task};
 use crate::time::{BatchClock, Timestamp};
 
@@ -325,7 +325,7 @@ impl World {
         let doorbells: Vec<_> = (0..count).map(|_| Arc::new(Doorbell::new().unwrap())).collect();
         // The plan is the same everywhere; the first pass says how many edges it has.
         let edges = self.describe(Flow::new(Graph::new(None)), 0, positions[0]).1.plan.edges;
-        let mut laid = lay(edges, &doorbells, self.cruelty.buffers);
+        let mut laid = lay_edges(edges, &doorbells, self.cruelty.buffers);
         for shard in 0..count {
             let io = IoRoom::open(shard as u32, Some(self.store.clone()), doorbells[shard].fd().as_raw_fd()).unwrap();
             let site = Site {
@@ -460,25 +460,4 @@ impl World {
             self.begin(Some(Arc::new(manifest)), Some(positions));
         }
     }
-}
-
-/// Lays the lanes of every edge with `buffers` each; a single shard needs none.
-fn lay(edges: u32, doorbells: &[Arc<Doorbell>], buffers: usize) -> Vec<Vec<EdgeEnds>> {
-    let shards = doorbells.len();
-    let mut laid: Vec<Vec<EdgeEnds>> = (0..shards).map(|_| Vec::new()).collect();
-    for edge in (0..edges).filter(|_| shards > 1) {
-        for ends in &mut laid {
-            ends.push(EdgeEnds { to: Vec::new(), from: Vec::new() });
-        }
-        for from in 0..shards {
-            for to in 0..shards {
-                let route = Route { edge, from_shard: from as u16, to_shard: to as u16 };
-                let (sender, receiver) =
-                    lane(LaneConfig { route, buffers }, doorbells[to].clone(), doorbells[from].clone());
-                laid[from][edge as usize].to.push(sender);
-                laid[to][edge as usize].from.push(receiver);
-            }
-        }
-    }
-    laid
 }

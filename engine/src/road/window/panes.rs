@@ -176,11 +176,17 @@ impl Panes {
 
     /// The last instant inside the pane: the watermark that completes it.
     pub(super) fn last_of(self, start: i64) -> Timestamp {
-        Timestamp(start.saturating_add(self.size_ms - 1))
+        Timestamp(self.plus(start, self.size_ms - 1))
     }
 
     pub(super) fn window(self, start: i64) -> Window {
-        Window { start: Timestamp(start), end: Timestamp(start.saturating_add(self.size_ms)) }
+        Window { start: Timestamp(start), end: Timestamp(self.plus(start, self.size_ms)) }
+    }
+
+    /// So long after the pane's start, which may lie before time begins.
+    fn plus(self, start: i64, ms: i64) -> i64 {
+        let at = self.exact(start) + i128::from(ms);
+        i64::try_from(at).unwrap_or(i64::MAX)
     }
 }
 
@@ -202,6 +208,10 @@ mod tests {
         assert_eq!(panes.exact(i64::MIN), i128::from(i64::MIN) - 2);
         assert_eq!(shifted.start_of(Timestamp(i64::MIN + 1)), i64::MIN + 1);
         assert_eq!(panes.last_of(panes.start_of(Timestamp::MAX)), Timestamp::MAX);
+        // i64::MIN ends in 808.
+        let first = panes.window(panes.start_of(Timestamp::MIN));
+        assert_eq!((first.start, first.end), (Timestamp::MIN, Timestamp(i64::MIN + 8)));
+        assert_eq!(panes.last_of(i64::MIN), Timestamp(i64::MIN + 7));
     }
 
     #[test]

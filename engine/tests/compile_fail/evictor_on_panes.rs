@@ -1,0 +1,9 @@
+use std::time::Duration;
+
+use millstream::{Chain, Count, Keep, Stream, Tumbling};
+
+fn counts(rows: Stream<impl Chain<Out = u64>>) {
+    rows.key_by(|row| *row).window(Tumbling::of(Duration::from_secs(1))).evict(Keep::last(2)).aggregate(Count);
+}
+
+fn main() {}
