@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use millstream::{
@@ -306,5 +306,73 @@ fn a_stream_that_forks_meets_itself_again_also_after_a_restart() {
             counts.sort_unstable();
             assert!(counts == counted(&both.collect::<Vec<Row>>()), "{told}: {} counts", counts.len());
         }
+    }
+}
+
+/// All rows are in one split: dealt out, every shard has its share of them, each once, and time goes on behind the edge, whether
+/// it was given before or is given there; a failure changes nothing.
+#[test]
+fn rows_are_dealt_out_to_all_shards() {
+    let all = rows(20_000, 1, |row| row as u64 % 13);
+    let expected = counted(&all);
+    for (shards, timed_before) in [(1, true), (3, true), (3, false)] {
+        let checkpoints = tempfile::tempdir().unwrap();
+        let sink = MemorySink::new();
+        let counts = sink.clone();
+        let has_failed = Arc::new(AtomicBool::new(false));
+        let seen: Arc<Vec<AtomicI64>> = Arc::new((0..4).map(|_| AtomicI64::new(0)).collect());
+        let (all, job_seen) = (all.clone(), seen.clone());
+        let nth = Arc::new(AtomicUsize::new(0));
+        let job = Job::new("dealt", move |flow| {
+            let (has_failed, seen, nth) = (has_failed.clone(), job_seen.clone(), nth.fetch_add(1, Ordering::Relaxed));
+            let at = |row: &[i64; 2]| Timestamp(row[1]);
+            let read = flow.source(One(Items::of(all.clone()))).map(|row: &Row| [row.0 as i64, row.1]);
+            let dealt = if timed_before {
+                read.event_time(at, Watermarks::monotonic()).rebalance().boxed()
+            } else {
+                read.rebalance().event_time(at, Watermarks::bounded(Duration::from_secs(20))).boxed()
+            };
+            dealt
+                .inspect(move |row, _| {
+                    // The closure is called once for planning, and then once a shard.
+                    seen[nth.min(3)].fetch_add(1, Ordering::Relaxed);
+                    assert!(row[1] != 15_000 || has_failed.swap(true, Ordering::Relaxed), "the test's own failure");
+                })
+                .key_by(|row| row[0] as u64)
+                .window(Tumbling::of(HUNDRED_MS))
+                .aggregate(Count)
+                .map(|row| (row.key, row.window.start.0, row.value))
+                .sink(sink.clone());
+        });
+        let restart = RestartStrategy { initial: Duration::from_millis(1), ..RestartStrategy::default() };
+        let job = job.shards(shards).checkpoints(checkpoints.path(), Duration::from_millis(2)).restart(restart);
+        let report = job.run().unwrap();
+        let mut counts = counts.rows();
+        counts.sort_unstable();
+        let told = format!("{shards} shards, timed before {timed_before}");
+        assert!(counts == expected, "{told}: {} counts, not {}", counts.len(), expected.len());
+        assert_eq!((report.measured.late, report.restarts.len()), (0, 1), "{told}");
+        let shares = (1..=shards as usize).map(|shard| seen[shard].load(Ordering::Relaxed));
+        assert!(
+            shares.clone().all(|share| share > 10_000 / i64::from(shards)),
+            "{told}: {:?}",
+            shares.collect::<Vec<_>>()
+        );
+    }
+}
+
+/// All rows in one split, whoever has it.
+#[derive(Clone)]
+struct One(Items<Row>);
+
+impl Source for One {
+    type Batch = Vec<Row>;
+
+    fn open(&self, shard: u32, _shards: u32) -> Result<Vec<Box<dyn Split<Batch = Vec<Row>>>>, SourceError> {
+        if shard == 0 { self.0.open(0, 1) } else { Ok(Vec::new()) }
+    }
+
+    fn describe(&self) -> String {
+        "one".to_owned()
     }
 }

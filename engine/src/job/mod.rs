@@ -9,6 +9,7 @@ pub(crate) mod graph;
 pub mod joins;
 pub mod keyed;
 pub mod process;
+pub mod rebalance;
 pub mod requests;
 pub mod stateful;
 pub mod stream;

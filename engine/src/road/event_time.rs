@@ -50,6 +50,10 @@ impl SplitClock {
     pub(crate) fn says(&mut self, split: usize, watermark: Timestamp) -> Option<Timestamp> {
         let time = self.split(split);
         time.watermark = time.watermark.max(watermark);
+        if time.stands == SplitStands::Ended && time.name.is_none() {
+            // Behind an edge nobody is announced: whoever speaks is there.
+            time.stands = SplitStands::Active;
+        }
         self.advance()
     }
 

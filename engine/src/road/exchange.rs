@@ -375,6 +375,53 @@ impl<V: Fixed> KeyedOut<u8, V> for ToAll<V> {
     }
 }
 
+/// The sending end of an edge whose rows go to the shards in turn. They have no key.
+pub(crate) struct ToEachInTurn<V> {
+    to: ToShards<u8, V>,
+    turn: usize,
+}
+
+impl<V: Fixed> ToEachInTurn<V> {
+    /// As [`ToShards::new`]. The first row stays, so that shards with few rows do not all give theirs to the first one.
+    pub(crate) fn new(shard: u32, lanes: Vec<Sender>) -> ToEachInTurn<V> {
+        ToEachInTurn { to: ToShards::new(shard, lanes), turn: shard as usize }
+    }
+}
+
+impl<V: Fixed> KeyedOut<u8, V> for ToEachInTurn<V> {
+    fn accept<C: Contributions<u8, V>>(&mut self, batch: &C, _cx: &mut Cx<'_>) -> Result<(), Fault> {
+        let ToEachInTurn { to, turn } = self;
+        for from in (0..batch.len()).step_by(to.group_rows) {
+            for index in from..batch.len().min(from + to.group_rows) {
+                to.outlets[*turn].stage.push(Row { at: batch.at(index).0, key: 0_u8, value: batch.value(index) });
+                *turn = if *turn + 1 == to.outlets.len() { 0 } else { *turn + 1 };
+            }
+            for outlet in &mut to.outlets {
+                if outlet.stage.len() >= FLUSH_BYTES {
+                    outlet.flush_lines();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        self.to.signal(signal, cx)
+    }
+
+    fn ready(&mut self) -> bool {
+        self.to.ready()
+    }
+
+    fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        self.to.resume(cx)
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        self.to.states(visitor);
+    }
+}
+
 /// The rows of a received buffer, read where they lie.
 pub(crate) struct Packed<'a, K, V> {
     rows: &'a [Row<K, V>],

@@ -25,6 +25,7 @@ pub mod stateful;
 pub mod timers;
 pub mod side;
 pub mod fork;
+pub(crate) mod rebalance;
 pub(crate) mod operate;
 pub mod process;
 pub mod connect;
