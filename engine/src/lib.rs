@@ -58,7 +58,7 @@ pub use job::config::{Config, RestartStrategy, StateBacking};
 pub use job::flow::{Flow, Job};
 pub use job::keyed::KeyedStream;
 pub use job::stream::Stream;
-pub use job::triggered::TriggeredStream;
+pub use job::triggered::{KeepsRows, TriggeredStream, Windows};
 pub use job::windowed::{Lenient, WindowedStream, Windowing};
 pub use millstream_macros::{KeyedState, event};
 pub use millstream_state::{

@@ -3,6 +3,7 @@ pub mod config;
 pub(crate) mod fit;
 pub mod flow;
 pub(crate) mod graph;
+pub mod grouped;
 pub mod keyed;
 pub mod process;
 pub mod stateful;

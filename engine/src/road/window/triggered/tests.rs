@@ -328,7 +328,10 @@ impl Twin {
         for mut window in std::mem::take(&mut self.windows) {
             let cleanup = self.cleanup(&window);
             loop {
-                let multiple = window.next.map(|(_, timer)| timer).filter(|timer| *timer < window.last() && window.done < window.last());
+                let multiple = window
+                    .next
+                    .map(|(_, timer)| timer)
+                    .filter(|timer| *timer < window.last() && window.done < window.last());
                 let delay = window.due.filter(|due| self.of.is_processing && *due < window.last());
                 let ends = [window.last(), cleanup].into_iter().filter(|at| *at > window.done);
                 let Some(at) = multiple.into_iter().chain(delay).chain(ends).min().filter(|at| *at <= until) else {
