@@ -64,7 +64,7 @@ pub use job::joins::{IntervalBetween, IntervalJoin};
 pub use job::keyed::KeyedStream;
 pub use job::stream::Stream;
 pub use job::temporal::AsOf;
-pub use job::triggered::TriggeredStream;
+pub use job::triggered::{KeepsRows, TriggeredStream, Windows};
 pub use job::window_joins::{CoGroup, CoGroupWindows, WindowJoin, WindowJoinWindows};
 pub use job::windowed::{Lenient, WindowedStream, Windowing};
 pub use millstream_macros::{KeyedState, event};

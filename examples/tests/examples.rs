@@ -94,6 +94,28 @@ fn velocity_tells_when_a_burst_begins_and_when_it_is_over() {
 }
 
 #[test]
+fn sessions_are_as_long_as_their_clicks_make_them() {
+    let printed = run(env!("CARGO_BIN_EXE_sessions"), None);
+    let visits: Vec<&str> = printed.lines().collect();
+    let expected = [
+        "visitor 1: 2 clicks from minute 130 to 131",
+        "visitor 1: 4 clicks from minute 0 to 65",
+        "visitor 2: 1 clicks from minute 50 to 50",
+        "visitor 2: 2 clicks from minute 5 to 6",
+    ];
+    assert_eq!(visits, expected);
+}
+
+#[test]
+fn early_alert_tells_of_ten_events_and_counts_the_hour() {
+    let printed = run(env!("CARGO_BIN_EXE_early_alert"), None);
+    let mut told: Vec<&str> = printed.lines().collect();
+    assert_eq!(told.remove(0), "alert: 10 failures in de already");
+    told.sort_unstable();
+    assert_eq!(told, ["hour 0: 1 failures in fr", "hour 0: 11 failures in de", "hour 1: 1 failures in de"]);
+}
+
+#[test]
 fn swings_finds_every_pair() {
     let printed = run(env!("CARGO_BIN_EXE_swings"), None);
     // Two cold readings, each with the warm ones of a minute before it and after it.

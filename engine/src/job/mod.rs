@@ -7,6 +7,7 @@ pub(crate) mod fit;
 pub mod flow;
 pub(crate) mod graph;
 pub mod joins;
+pub mod grouped;
 pub mod keyed;
 pub mod process;
 pub mod rebalance;

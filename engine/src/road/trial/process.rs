@@ -281,7 +281,7 @@ fn in_order(outcome: &Outcome) -> bool {
 }
 
 /// A shard's random words, with no row behind its own watermark; as many barriers as every other shard's.
-fn script(barriers: usize) -> impl Strategy<Value = Vec<Word>> {
+pub(super) fn script(barriers: usize) -> impl Strategy<Value = Vec<Word>> {
     let step = (0u8..10, vec((0u64..40, 0i64..35), 1..200), 0i64..15);
     vec(vec(step, 0..8), barriers + 1).prop_map(|epochs| {
         let mut script = Vec::new();

@@ -1,9 +1,14 @@
 //! Windows with triggers: sessions, counts, early and late panes, kept rows; whatever happens between any two rows.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::process::script;
 use super::record::{Record, record};
-use super::{Cruelty, Scripted, Word, play, words};
+use super::{Cruelty, Ends, Scripted, Word, play, words};
 use crate::job::stream::Stream;
 use crate::road::aggregate::{Count, Sum};
 use crate::road::chain::Chain;
@@ -152,4 +157,72 @@ fn windows_keep_rows_and_leave_some_out() {
         "97@-10: cd on time pane 0 W9 97@0: de on time pane 0 W19 97@10: e on time pane 0 W29",
         last_two,
     );
+}
+
+/// The slow twin: each key's rows in the order of time, cut where it is silent for more than the gap.
+fn silences(scripts: &[Vec<Word>]) -> Vec<String> {
+    let mut keys: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
+    for word in scripts.iter().flatten() {
+        if let Word::Rows(rows) = word {
+            rows.iter().for_each(|(key, at)| keys.entry(*key).or_default().push(*at));
+        }
+    }
+    let mut rows = Vec::new();
+    for (key, mut times) in keys {
+        times.sort_unstable();
+        for session in times.chunk_by(|one, next| next - one <= 10) {
+            let (first, last) = (session[0], session[session.len() - 1]);
+            rows.push(format!("{key} [{first}, {}): {}", last + 10, session.len()));
+        }
+    }
+    rows.sort_unstable();
+    rows
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 30, max_shrink_iters: 100, ..ProptestConfig::default() })]
+
+    /// With any flushes, barriers, crashes and aborts, on any number of shards: the plain answer, each session once.
+    #[test]
+    fn sessions_equal_silences(
+        scripts in (1usize..4, 0usize..4).prop_flat_map(|(shards, barriers)| vec(script(barriers), shards)),
+        seed: u64,
+    ) {
+        let outcome = play(scripts.clone(), Cruelty { seed, ends: Ends::Any, ..Cruelty::default() }, |_, rows, out| {
+            let sessions = rows.key_by(|key| *key).window(Session::gap(ms(10))).aggregate(Count);
+            record(
+                sessions.map(|Fired { key, window, value, pane }| {
+                    assert_eq!((pane.timing, pane.index), (Timing::OnTime, 0));
+                    let Window { start, end } = window.unwrap();
+                    format!("{key} [{}, {}): {value}", start.0, end.0)
+                }),
+                out,
+            );
+        });
+        prop_assert_eq!(outcome.rows(), silences(&scripts));
+    }
+}
+
+#[test]
+fn windows_of_wall_time_end_with_it_and_with_the_input() {
+    fn fives(rows: Stream<Scripted>, out: Record) {
+        let windows = rows.key_by(|key| *key).window(Tumbling::of(ms(5)).processing_time());
+        record(windows.aggregate(Count).map(|fired| format!("{}={}", char::from(fired.key as u8), fired.value)), out);
+    }
+    for flush in [true, false] {
+        let cruelty = Cruelty { flush, ..Cruelty::default() };
+        let outcome = play(vec![words("a@9 b@1 Wmax")], cruelty, |_, rows, out| fives(rows, out));
+        assert_eq!(outcome.text(), "a=1 b=1 Wmax");
+    }
+}
+
+#[test]
+fn the_ends_of_time_are_in_windows_too() {
+    let extremes = || vec![Word::Rows(vec![(97, i64::MIN), (97, i64::MAX), (97, i64::MAX - 1), (98, 0)])];
+    let script = || extremes().into_iter().chain(words("Wmax")).collect::<Vec<_>>();
+    let outcome = play(vec![script()], Cruelty::default(), |_, rows, out| sessions(rows, out));
+    let (min, max) = (i64::MIN, i64::MAX);
+    let mut expected = [format!("a[{min},{})=1", min + 10), format!("a[{},{max})=2", max - 1), "b[0,10)=1".to_owned()];
+    expected.sort_unstable();
+    assert_eq!(outcome.rows(), expected);
 }
