@@ -80,7 +80,7 @@ fn sums(shards: u32) -> World {
         sums.side(&negative).sink(sides.clone());
         sums.sink(collected.clone());
     });
-    World { input, out, negative, job: job.unwrap() }
+    World { input, out, negative, job: job.expect("the job is built") }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::fields::{Fields, int, text, tuple};
 use super::recovery::Names;
-use super::windowed::{Emitted, Pipeline, Windows, when};
+use super::windowed::{Emitted, Pipeline, When, Windows, when};
 use super::{Why, same, same_rows};
 
 /// Key, value, and the window, where there is more than one.
@@ -13,7 +13,7 @@ type Out = (String, i64, Option<(i64, i64)>);
 pub(super) fn steps(case: &Fields<'_>) -> Result<(), Why> {
     let mut names = Names::default();
     let pipeline = case.fields("pipeline")?;
-    let when = when(&pipeline.fields("trigger")?)?;
+    let when = if pipeline.has("trigger") { when(&pipeline.fields("trigger")?)? } else { When::Default };
     let is_discarding = pipeline.flag_or("purging", false)?;
     let described = Pipeline::of(&pipeline, when, is_discarding, &mut names)?;
     pipeline.done()?;
