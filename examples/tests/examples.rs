@@ -128,6 +128,16 @@ fn swings_finds_every_pair() {
 }
 
 #[test]
+fn anomalies_are_the_readings_that_are_off() {
+    let printed = run(env!("CARGO_BIN_EXE_anomalies"), None);
+    // Every five-hundredth of sensor 4, and neither the drift nor anything of the nine others.
+    assert_eq!(line(&printed, "surprises"), "5 surprises");
+    for number in (500..3_000).step_by(500) {
+        assert!(line(&printed, &format!("reading {number}:")).starts_with("sensor 4, "), "{printed}");
+    }
+}
+
+#[test]
 fn sales_survives_its_own_panic_and_a_second_start() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let printed = run(SALES, Some(dir.path()));
