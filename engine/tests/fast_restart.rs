@@ -1,6 +1,7 @@
 //! A job whose state lies in shared memory goes on with it after a failure, and after its process was killed.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+#[path = "jobs/sales/mod.rs"]
 mod sales;
 
 use std::fmt::{Debug, Write};

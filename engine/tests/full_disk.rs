@@ -7,6 +7,7 @@
     reason = "a test that cannot go on should stop, and one that was skipped say so"
 )]
 
+#[path = "jobs/sales/mod.rs"]
 mod sales;
 
 use std::ffi::CString;

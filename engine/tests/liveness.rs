@@ -2,6 +2,7 @@
 //! ends a process with a last checkpoint.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+#[path = "jobs/sales/mod.rs"]
 mod sales;
 
 use std::process::{Command, Stdio};

@@ -3,6 +3,7 @@
 
 #[path = "../../state/tests/s3/mod.rs"]
 mod s3;
+#[path = "jobs/sales/mod.rs"]
 mod sales;
 
 use std::sync::atomic::Ordering;

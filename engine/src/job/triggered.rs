@@ -1,6 +1,7 @@
 //! A keyed stream in windows with triggers: what a user says between `window` and what is made of the rows.
 
 use std::fmt;
+use std::hash::Hash;
 use std::time::Duration;
 
 use millstream_state::schema::Described;
@@ -17,10 +18,10 @@ use crate::road::keyed::{Contribute, Keying};
 use crate::road::merge::Merge;
 use crate::road::stateful::{KeyedRow, WholeRow};
 use crate::road::window::{
-    Aligned, Assigned, Assigner, Contents, CountWindow, DropLate, Element, Evictor, Folded, Gaps, Global, Keep,
-    KeepAll, LateTo, Lateness, Listed, MakesResults, Never, OnCount, OnTime, Pane, Processing, ProcessingTime, Results,
-    Rules, Session, Sliding, SlidingCount, TriggerFor, Triggered, Tumbling, Window, WindowKind, WindowSlots, Work,
-    millis,
+    Aligned, Assigned, Assigner, Contents, CountWindow, CountsDistinct, DropLate, Element, Evictor, Folded, Gaps,
+    Global, Keep, KeepAll, LateTo, Lateness, Listed, MakesResults, Never, OnCount, OnTime, Pane, Processing,
+    ProcessingTime, Results, Rules, Session, Sliding, SlidingCount, TriggerFor, Triggered, Tumbling, Window,
+    WindowKind, WindowSlots, Work, millis,
 };
 
 /// A kind of windows that a keyed stream can be cut into.
@@ -251,6 +252,42 @@ where
         F: Fn(&C::Out, &C::Out) -> C::Out + 'static,
     {
         self.listed(MakesResults(Reduced::by(two)))
+    }
+
+    /// Counts how many different values the rows of each key and window have, exactly: it takes all rows to know. To within a
+    /// share that is known, and in a fixed size, there is [`Distinct`](crate::Distinct).
+    ///
+    /// ```
+    /// # use millstream::{Global, Items, Job, AtEndOfInput};
+    /// # use millstream_connectors::memory::MemorySink;
+    /// # let sink = MemorySink::new();
+    /// # let rows = sink.clone();
+    /// Job::new("visitors", move |flow| {
+    ///     let visits = flow.source(Items::of(vec![[7_u64, 1], [7, 2], [7, 1], [8, 1]]));
+    ///     visits
+    ///         .key_by(|[page, _]| *page)
+    ///         .window(Global)
+    ///         .trigger(AtEndOfInput)
+    ///         .elements()
+    ///         .count_distinct(|[_, visitor]| *visitor)
+    ///         .map(|row| (row.key, row.value))
+    ///         .sink(sink.clone());
+    /// })
+    /// .run()?;
+    /// # let mut rows = rows.rows();
+    /// # rows.sort();
+    /// assert_eq!(rows, [(7, 2), (8, 1)]);
+    /// # Ok::<(), millstream::JobError>(())
+    /// ```
+    pub fn count_distinct<V, F>(
+        self,
+        value: F,
+    ) -> Stream<TriggeredWindows<C, G, W, R, L, Listing<E, CountsDistinct<F>>>>
+    where
+        V: Eq + Hash,
+        F: Fn(&C::Out) -> V + 'static,
+    {
+        self.listed(CountsDistinct(value))
     }
 
     /// Makes any number of results of the rows that a window has kept, whenever the trigger says so: the closure is given

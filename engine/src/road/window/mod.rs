@@ -34,10 +34,10 @@ pub use self::panes::{Tumbling, WindowError};
 pub(crate) use self::sliding::Slides;
 pub use self::sliding::{Sliding, SlidingSize};
 pub use self::triggered::{
-    Aligned, Apart, Assigned, Assigner, AtEndOfInput, Contents, Continuous, ContinuousWall, CountWindow, Delta,
-    Element, Every, Evictor, Fired, Folded, Gaps, Global, Keep, KeepAll, Listed, MakesResults, Meeting, Merging,
-    MergingTrigger, Never, OnCount, OnTime, OnTimePanes, Pane, Processing, ProcessingTime, Results, Session,
-    SlidingCount, Timing, Trigger, TriggerContext, TriggerFor, Verdict, WindowKind,
+    Aligned, Apart, Assigned, Assigner, AtEndOfInput, Contents, Continuous, ContinuousWall, CountWindow,
+    CountsDistinct, Delta, Element, Every, Evictor, Fired, Folded, Gaps, Global, Keep, KeepAll, Listed, MakesResults,
+    Meeting, Merging, MergingTrigger, Never, OnCount, OnTime, OnTimePanes, Pane, Processing, ProcessingTime, Results,
+    Session, SlidingCount, Timing, Trigger, TriggerContext, TriggerFor, Verdict, WindowKind,
 };
 pub(crate) use self::triggered::{Rules, Triggered, WindowSlots, Work};
 pub(crate) use self::tumbling::Windows;

@@ -1,5 +1,7 @@
 //! What a window keeps of its rows: an accumulator, or the rows themselves.
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::marker::PhantomData;
 
 use millstream_state::schema::{Described, Schema};
@@ -149,6 +151,32 @@ where
 
     fn make(&self, key: K, window: Option<Window>, pane: Pane, rows: &[Element<T>], emit: &mut dyn FnMut(I::Item)) {
         (self.0)(&key, window, pane, rows).into_iter().for_each(emit);
+    }
+}
+
+/// How many different values rows have, exactly.
+#[derive(Clone, Copy, Debug)]
+pub struct CountsDistinct<F>(pub(crate) F);
+
+impl<K, T, V, F> Results<K, T> for CountsDistinct<F>
+where
+    K: Key,
+    T: 'static,
+    V: Eq + Hash,
+    F: Fn(&T) -> V + 'static,
+{
+    type Out = Fired<K, u64>;
+
+    fn make(
+        &self,
+        key: K,
+        window: Option<Window>,
+        pane: Pane,
+        rows: &[Element<T>],
+        emit: &mut dyn FnMut(Fired<K, u64>),
+    ) {
+        let different: HashSet<V> = rows.iter().map(|element| (self.0)(&element.row)).collect();
+        emit(Fired { key, window, pane, value: different.len() as u64 });
     }
 }
 

@@ -128,6 +128,8 @@ where
             // The one that goes: its timers first, of which the operator's is one.
             let Some(mut gone) = slots.get(ALL, &within(key, Cell::number(place))) else { continue };
             let timed = within(key, Cell::number(core.number));
+            // As it was: a trigger that clears away may forget what it waited for.
+            let from = gone.1.0.get();
             gone.1.0.with(|state| {
                 let unarmed = Core { flags: core.flags & !ARMED, ..core };
                 judged(pending, timed, (state, &unarmed, &frame), moment, |cx| rules.trigger.clear(cx));
@@ -152,7 +154,6 @@ where
                 noted.panes = noted.panes.max(core.panes);
             });
             let noted = noted.get();
-            let from = gone.1.0.get();
             state.with(|state| {
                 judged(pending, timed, (state, &noted, &frame), moment, |cx| rules.trigger.merged(&from, cx));
             });

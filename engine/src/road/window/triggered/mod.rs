@@ -41,7 +41,7 @@ use std::fmt;
 
 use super::Window;
 
-pub use self::contents::{Contents, Element, Folded, Listed, MakesResults, Processing, Results};
+pub use self::contents::{Contents, CountsDistinct, Element, Folded, Listed, MakesResults, Processing, Results};
 pub use self::evictor::{Evictor, Keep, KeepAll};
 pub use self::kinds::{
     Aligned, Apart, Assigned, Assigner, CountWindow, Gaps, Global, Meeting, Merging, ProcessingTime, Session,

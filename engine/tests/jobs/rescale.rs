@@ -1,14 +1,13 @@
 //! A job goes on with another number of shards: its output is what it would have been with one number all along.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod sales;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::sales::{Once, Place, Sale, Sales, assert_same, job, lines, oracle};
 use millstream::{
     Count, Items, Job, JobError, JobReport, Polled, RestartStrategy, Source, SourceError, Split, Timestamp, Tumbling,
     Watermarks, Windowed,
@@ -16,7 +15,6 @@ use millstream::{
 use millstream_connectors::file::FileSink;
 use millstream_connectors::log::{LogSource, LogWriter};
 use millstream_connectors::memory::NullSink;
-use sales::{Once, Place, Sale, Sales, assert_same, job, lines, oracle};
 
 const SALES: u64 = 12_000;
 const SHARDS_MAX: u32 = 8;

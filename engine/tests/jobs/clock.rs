@@ -1,13 +1,11 @@
 //! A wall clock that is set, forwards or backwards, while a job runs: time services and operators do that.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod sales;
-
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::sales::{Place, Sales, assert_same, job, oracle};
 use millstream::Clock;
-use sales::{Place, Sales, assert_same, job, oracle};
 
 const SALES: u64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;

@@ -1,16 +1,14 @@
 //! Running aggregates in whole jobs, against a map, with failures in between.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod sales;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::sales::{Once, Place, Sale, Sales, lines};
 use millstream::{Count, Job, RestartStrategy, Sum, Updated};
 use millstream_connectors::file::FileSink;
-use sales::{Once, Place, Sale, Sales, lines};
 
 const SALES: u64 = 60_000;
 /// Sales that are there from the start; all failures come behind them.

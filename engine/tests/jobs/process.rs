@@ -2,16 +2,14 @@
 //! is the plain one.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod arrivals;
-mod sales;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arrivals::{Arrivals, arrivals};
+use crate::arrivals::{Arrivals, arrivals};
+use crate::sales::{Once, Place, Sale, Sales, assert_same};
 use millstream::state::{KeyedState, Map, Value};
 use millstream::{
     BoxError, Clock, Items, Job, OnError, Process, ProcessContext, RestartStrategy, SideOutput, Sink, Timer, Timestamp,
@@ -20,7 +18,6 @@ use millstream::{
 use millstream_connectors::file::FileSink;
 use millstream_connectors::log::{LogSource, LogWriter};
 use millstream_connectors::memory::{MemorySink, NullSink};
-use sales::{Once, Place, Sale, Sales, assert_same};
 
 /// Sales of one run.
 const SALES: u64 = 40_000;
@@ -128,7 +125,7 @@ fn job(source: &Sales, place: &Place, shards: u32, look: impl Fn(&Sale) + Clone 
 
 fn all_lines(place: &Place) -> Vec<String> {
     let mut lines = place.lines();
-    lines.extend(sales::lines(&place.path().join("side")));
+    lines.extend(crate::sales::lines(&place.path().join("side")));
     lines.sort_unstable();
     lines
 }
@@ -521,7 +518,7 @@ fn a_side_output_has_one_stream_and_its_operator_another() {
         })
     };
     let error = sided(true).run().unwrap_err().to_string();
-    assert!(error.contains("a side output of process::sales::Sale has a stream already"), "{error}");
+    assert!(error.contains("a side output of jobs::sales::Sale has a stream already"), "{error}");
     let error = sided(false).run().unwrap_err().to_string();
     assert!(error.contains("nothing comes behind \"process-1\" but its side outputs"), "{error}");
 }

@@ -1,19 +1,17 @@
 //! Jobs with sliding windows and with late rows, against answers so plain that they cannot be wrong.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod sales;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::sales::{Once, Place, Sale, Sales, assert_same};
 use millstream::{
     Count, Items, Job, Late, Max, RestartStrategy, Sliding, Sum, Timestamp, Tumbling, Watermarks, Windowed,
 };
 use millstream_connectors::file::FileSink;
 use millstream_connectors::memory::MemorySink;
-use sales::{Once, Place, Sale, Sales, assert_same};
 
 /// Sales of 57 shops, up to `disorder_ms` out of order.
 fn disordered(count: u64, disorder_ms: u64) -> Vec<Sale> {

@@ -2,18 +2,16 @@
 //! the plain one.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod sales;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::sales::{Once, Place, Sale, Sales, assert_same};
 use millstream::state::{Aggregating, Greatest, KeyedState, List, Map, Reducing, Value};
 use millstream::{Count, Items, Job, Polled, RestartStrategy, Source, SourceError, Split, Text, Timestamp, Watermarks};
 use millstream_connectors::file::FileSink;
 use millstream_connectors::memory::MemorySink;
-use sales::{Once, Place, Sale, Sales, assert_same};
 
 /// Sales of one run.
 const SALES: u64 = 40_000;

@@ -1,17 +1,15 @@
 //! After any failure the committed output is what it would have been without it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod sales;
-
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::sales::{Once, Place, Sale, Sales, assert_same, job, oracle};
 use millstream::{Count, Epoch, Job, JobError, JobReport, Timestamp, Tumbling, Watermarks, Windowed};
 use millstream_connectors::file::FileSink;
 use millstream_state::{Manifest, Store};
-use sales::{Once, Place, Sale, Sales, assert_same, job, oracle};
 
 /// Sales of one run. At the pace below it takes some 150 ms on one shard, and many checkpoints.
 const SALES: u64 = 60_000;

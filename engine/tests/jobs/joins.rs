@@ -2,13 +2,12 @@
 //! answer is that of the nested loops that define them.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod sales;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::sales::{Once, Place, assert_same};
 use millstream::job::stream::Boxed;
 use millstream::state::{KeyedState, Value};
 use millstream::{
@@ -19,7 +18,6 @@ use millstream_connectors::file::FileSink;
 use millstream_connectors::memory::NullSink;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use sales::{Once, Place, assert_same};
 
 /// Rows lie no further out of order.
 const DISORDER_MS: i64 = 10;

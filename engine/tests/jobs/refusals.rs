@@ -2,14 +2,13 @@
 //! says they go.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod sales;
-
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::sales::{Once, Place, Sale, Sales, assert_same, job};
 use millstream::road::sink::{Committable, Epoch, SinkFuture};
 use millstream::{
     Count, DeadLetter, Flow, Guarantee, Items, Job, JobError, OnError, RestartStrategy, Sink, SinkError, SinkWriter,
@@ -18,7 +17,6 @@ use millstream::{
 use millstream_connectors::file::FileSink;
 use millstream_connectors::log::LogSource;
 use millstream_connectors::memory::{MemorySink, NullSink};
-use sales::{Once, Place, Sale, Sales, assert_same, job};
 
 fn second() -> Duration {
     Duration::from_secs(1)
@@ -289,7 +287,7 @@ fn dead_letters_arrive_exactly_once() {
             lines
         };
         assert_same(&place.lines(), &expected(false), "rows");
-        assert_same(&sales::lines(&letters), &expected(true), "dead letters");
+        assert_same(&crate::sales::lines(&letters), &expected(true), "dead letters");
     }
 }
 

@@ -2,17 +2,15 @@
 //! since their state was stored.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod sales;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::sales::{Once, Place, Sale, Sales, assert_same, job, oracle};
 use millstream::{Count, Job, JobError, Max, RestartStrategy, Sum, Timestamp, Tumbling, Watermarks, Windowed};
 use millstream_connectors::file::FileSink;
-use sales::{Once, Place, Sale, Sales, assert_same, job, oracle};
 
 const SALES: u64 = 60_000;
 /// In the middle of a window.
@@ -72,7 +70,7 @@ fn a_job_begins_at_a_savepoint_on_any_number_of_shards() {
             assert_eq!(report.restored.unwrap().shards_before, before, "{what}");
             assert_same(&place.lines(), &expected, &what);
             // Its own checkpoint comes first from now on, and holds all.
-            let again = sales::job(Sales::of(SALES), &place.out(), |_| (), |_| ()).shards(shards);
+            let again = crate::sales::job(Sales::of(SALES), &place.out(), |_| (), |_| ()).shards(shards);
             let again = again.checkpoints(place.checkpoints(), every(10_000)).from_savepoint(&savepoint).run().unwrap();
             assert!(again.restored_epoch > epoch && again.restarts.is_empty(), "{what}: {again}");
             assert_same(&place.lines(), &expected, &what);
