@@ -1,5 +1,4 @@
 //! A wall clock that is set, forwards or backwards, while a job runs: time services and operators do that.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,6 +1,5 @@
 //! Joins in whole jobs: on any number of shards, from rows out of order, through failures and other numbers of shards, the
 //! answer is that of the nested loops that define them.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

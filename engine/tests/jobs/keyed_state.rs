@@ -1,6 +1,5 @@
 //! Whole jobs whose rows meet the states of their key: on any number of shards, through failures and stops, the answer is
 //! the plain one.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! Whole jobs on shards of their own, through failures, stops and other numbers of shards. One program: to link each of these
 //! by itself would take longer than to run them.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod arrivals;
 mod clock;

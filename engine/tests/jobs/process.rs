@@ -1,6 +1,5 @@
 //! Whole jobs with process functions: on any number of shards, through failures, stops and other numbers of shards, the answer
 //! is the plain one.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! Running aggregates in whole jobs, against a map, with failures in between.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,6 +1,5 @@
 //! Savepoints of a running job: taken while it goes on, begun at with any number of shards, and jobs that have changed
 //! since their state was stored.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

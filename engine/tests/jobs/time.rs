@@ -1,5 +1,4 @@
 //! Time in whole jobs: marks in the rows, generators of the user's own, ingestion time, silent splits.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,5 @@
 //! Windows with triggers in whole jobs: sessions over several shards, stopped and started on other numbers of them; batch
 //! jobs; windows of processing time; what is refused before it runs.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
