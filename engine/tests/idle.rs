@@ -1,6 +1,6 @@
 //! A job with nothing to do uses no core, and an event that comes then is out in a moment: the two sides of sleeping.
 
-#[path = "jobs/arrivals/mod.rs"]
+#[path = "states/arrivals/mod.rs"]
 mod arrivals;
 
 use std::time::Duration;

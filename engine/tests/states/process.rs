@@ -517,7 +517,7 @@ fn a_side_output_has_one_stream_and_its_operator_another() {
         })
     };
     let error = sided(true).run().unwrap_err().to_string();
-    assert!(error.contains("a side output of jobs::sales::Sale has a stream already"), "{error}");
+    assert!(error.contains("a side output of states::sales::Sale has a stream already"), "{error}");
     let error = sided(false).run().unwrap_err().to_string();
     assert!(error.contains("nothing comes behind \"process-1\" but its side outputs"), "{error}");
 }
