@@ -99,7 +99,7 @@ fn rows_timers_and_sides_come_in_order() {
         assert_eq!(out.take(), ["7: the processing-time timer at 5100 ms"]);
         let entries = job.entries();
         let held: Vec<_> = entries.iter().map(|held| (&*held.operator, &*held.state, held.count)).collect();
-        assert_eq!(held, [("sums", "sum", 1), ("sums", "event timers", 2)]);
+        assert_eq!(held, [("sums", "event timers", 2), ("sums", "sum", 1)]);
         input.watermark(Timestamp(119));
         job.settle().unwrap();
         assert_eq!(out.take(), ["7: the event-time timer at 110 ms"]);
