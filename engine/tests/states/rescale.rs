@@ -133,7 +133,11 @@ fn tens(log: &Path, out: &Path) -> Job {
     let (log, out) = (log.to_owned(), out.to_owned());
     Job::new("tens", move |flow| {
         flow.source(LogSource::new(&log))
-            .map(|line: &[u8]| std::str::from_utf8(line).unwrap().parse::<u64>().unwrap())
+            .map(|line: &[u8]| {
+                // So slowly that a job which is stopped at once has most of its input before it, however late that is heard.
+                (0..1_000).for_each(|_| std::hint::spin_loop());
+                std::str::from_utf8(line).unwrap().parse::<u64>().unwrap()
+            })
             .event_time(|number| Timestamp(*number as i64 / 100), Watermarks::bounded(Duration::from_secs(1)))
             .key_by(|number| number % 10)
             .window(Tumbling::of(Duration::from_millis(10)))
