@@ -1,7 +1,5 @@
 //! Rows dealt out to all shards in turn: where they arrive, a chain goes on with them.
 
-use std::marker::PhantomData;
-
 use millstream_state::Fixed;
 
 use super::chain::{Signal, Stage};
@@ -17,12 +15,11 @@ pub(crate) struct Arrived<T, N> {
     rows: Dense<T>,
     node: NodeId,
     next: N,
-    row: PhantomData<fn() -> T>,
 }
 
 impl<T, N> Arrived<T, N> {
     pub(crate) fn new(node: NodeId, next: N) -> Arrived<T, N> {
-        Arrived { rows: Dense::default(), node, next, row: PhantomData }
+        Arrived { rows: Dense::default(), node, next }
     }
 }
 
