@@ -114,19 +114,20 @@ where
         Ok(true)
     }
 
-    /// Merges all sessions that a window touches into the one of a number.
+    /// Merges all sessions that a window touches into the one of a number, in the order of their starts: which places
+    /// they have lain in says nothing, and must not be seen in the order of kept rows.
     fn merge(&mut self, key: K, into: u32, own: Window, reach: Window, moment: Moment) -> Stored<()> {
-        // From the last place to the first, so that none moves that is still to be looked at.
-        for place in (0..self.places(key)).rev() {
-            let Some(core) = self.core(key, place) else { continue };
-            if core.number == into || !touch(core.window(), own) {
-                continue;
-            }
+        let all = (0..self.places(key)).filter_map(|place| self.core(key, place));
+        let mut going: Vec<Core> = all.filter(|core| core.number != into && touch(core.window(), own)).collect();
+        going.sort_unstable_by_key(|core| core.start);
+        for core in going {
+            // Looked for anew each time: one that goes may move another.
+            let Some(place) = self.place_of(key, Cell::number(core.number)) else { continue };
             let frame = self.rules.frame(core.window(), moment);
             let Some(at) = self.place_of(key, Cell::number(into)) else { continue };
             let Work { rules, kept: WindowSlots { slots, pending }, contents, .. } = self;
             // The one that goes: its timers first, of which the operator's is one.
-            let Some(mut gone) = slots.get(ALL, &within(key, Cell::number(place))) else { continue };
+            let Some(mut gone) = slots.get(ALL, &within(key, place)) else { continue };
             let timed = within(key, Cell::number(core.number));
             // As it was: a trigger that clears away may forget what it waited for.
             let from = gone.1.0.get();
@@ -157,7 +158,7 @@ where
             state.with(|state| {
                 judged(pending, timed, (state, &noted, &frame), moment, |cx| rules.trigger.merged(&from, cx));
             });
-            self.leave(key, Cell::number(place))?;
+            self.leave(key, place)?;
         }
         Ok(())
     }

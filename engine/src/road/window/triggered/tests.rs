@@ -525,6 +525,21 @@ fn script() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
+/// Which places sessions lay in once followed from the order of rows, and was seen in what an evictor keeps.
+#[test]
+fn rows_of_merged_sessions_lie_in_the_order_of_sessions() {
+    let of = Definition {
+        kind: Kind::Session { gap: 3, by_row: true },
+        is_processing: false,
+        trigger: Trigger::OnTime,
+        is_discarding: false,
+        lateness: 0,
+        keep: Some(2),
+    };
+    // Three sessions, the earliest last, and a row that all of them touch.
+    run(of, &[Step::In(vec![(0, 4, 4), (0, 8, 8), (0, 2, 0), (0, 1, 3)]), Step::Watermark(20)]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_500, max_shrink_iters: 300, ..ProptestConfig::default() })]
 
