@@ -78,6 +78,7 @@ pub use road::broadcast::{BroadcastContext, BroadcastProcess};
 pub use road::chain::Chain;
 pub use road::connect::CoProcess;
 pub use road::fallible::{DeadLetter, OnError};
+pub use road::has_time::{HasEventTime, TimeKind, Timed, TimedChain, Untimed};
 pub use road::join::JoinRow;
 pub use road::lookup::LookupTable;
 pub use road::pacing::Alignment;

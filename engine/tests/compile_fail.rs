@@ -1,8 +1,7 @@
 //! Misuse that must not compile, and what the compiler then says: it has to tell what to do. After a change of words,
 //! `TRYBUILD=overwrite cargo test -p millstream --test compile_fail` writes down what it says now.
 //!
-//! Event-time windows without event time are refused when the job is planned, for whether a stream has it is no part of its
-//! type: `refusals.rs`.
+//! Where event time is wanted by what no type says, a trigger or an assigner, the plan is refused instead: `refusals.rs`.
 
 #[test]
 fn misuse_does_not_compile_and_says_what_to_do() {

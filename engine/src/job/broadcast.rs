@@ -170,12 +170,12 @@ impl<C, G, D, P> fmt::Debug for Broadcasted<C, G, D, P> {
     }
 }
 
-impl<C, G, D, P> Stream<Broadcasted<C, G, D, P>> {
+impl<C: Chain, G, D, P> Stream<Broadcasted<C, G, D, P>> {
     /// The stream of what the function writes to a side output. The main stream has to be ended by a sink as well.
     ///
     /// # Panics
     /// If the side output has a stream already.
-    pub fn side<X: 'static>(&self, side: &SideOutput<X>) -> Stream<Side<X>> {
+    pub fn side<X: 'static>(&self, side: &SideOutput<X>) -> Stream<Side<X, C::Time>> {
         let (branch, chain) = side.take();
         self.chain.sides.borrow_mut().push(branch);
         let node = self.flow.node("side", type_name::<X>().to_owned(), Some(self.node));
@@ -191,6 +191,7 @@ where
     P: BroadcastProcess<G::Key, C::Out, D::Out>,
 {
     type Out = P::Out;
+    type Time = C::Time;
 
     fn attach<N: Stage<P::Out>>(self, next: N, graph: &mut Graph) {
         let Broadcasted { upstream, key, broadcast, process, sides, node, edges, is_timed } = self;

@@ -14,6 +14,7 @@ use super::stream::Stream;
 use crate::road::chain::{Chain, Stage};
 use crate::road::connect::{CoProcess, OneOf, Paired, ports};
 use crate::road::exchange::ToShards;
+use crate::road::has_time::TimeKind;
 use crate::road::keyed::{Contribute, KeyedOut, Keying};
 use crate::road::merge::Merge;
 use crate::road::process::Processor;
@@ -176,12 +177,12 @@ impl<C, G, D, H, P> fmt::Debug for CoProcessed<C, G, D, H, P> {
     }
 }
 
-impl<C, G, D, H, P> Stream<CoProcessed<C, G, D, H, P>> {
+impl<C: Chain, G, D: Chain, H, P> Stream<CoProcessed<C, G, D, H, P>> {
     /// The stream of what the function writes to a side output. The main stream has to be ended by a sink as well.
     ///
     /// # Panics
     /// If the side output has a stream already.
-    pub fn side<X: 'static>(&self, side: &SideOutput<X>) -> Stream<Side<X>> {
+    pub fn side<X: 'static>(&self, side: &SideOutput<X>) -> Stream<Side<X, <C::Time as TimeKind>::And<D::Time>>> {
         let (branch, chain) = side.take();
         self.chain.sides.borrow_mut().push(branch);
         let node = self.flow.node("side", type_name::<X>().to_owned(), Some(self.node));
@@ -198,6 +199,7 @@ where
     P: CoProcess<G::Key, C::Out, D::Out>,
 {
     type Out = P::Out;
+    type Time = <C::Time as TimeKind>::And<D::Time>;
 
     fn attach<N: Stage<P::Out>>(self, next: N, graph: &mut Graph) {
         let CoProcessed { left, left_key, right, right_key, process, sides, node, edges } = self;

@@ -10,6 +10,7 @@ use super::process::Processed;
 use super::stream::Stream;
 use crate::road::chain::Chain;
 use crate::road::dedup::Dedup;
+use crate::road::has_time::HasEventTime;
 use crate::road::keyed::Keying;
 use crate::road::stateful::KeyedRow;
 use crate::road::window::millis;
@@ -46,7 +47,10 @@ where
     /// assert_eq!(rows.rows(), [[7, 1_000], [9, 2_000], [7, 61_000]]);
     /// # Ok::<(), millstream::JobError>(())
     /// ```
-    pub fn dedup(self, ttl: Duration) -> Deduped<C, G> {
+    pub fn dedup(self, ttl: Duration) -> Deduped<C, G>
+    where
+        C::Time: HasEventTime,
+    {
         let ttl_ms = millis(ttl);
         let what = format!("{ttl_ms} ms, {} -> {}", type_name::<G::Key>(), type_name::<C::Out>());
         self.operate("dedup", what, Dedup::new(Some(ttl_ms)))

@@ -124,8 +124,10 @@ impl Plan {
 
     /// Whether all rows that reach the operator have an event time.
     fn has_event_time(&self, node: NodeId) -> bool {
-        let Node { input, also, .. } = &self.nodes[node.0 as usize];
-        input.is_some() && input.iter().chain(also).all(|upstream| self.gives_event_time(*upstream))
+        let Node { kind, input, also, .. } = &self.nodes[node.0 as usize];
+        // Time does not wait for a broadcast that has none.
+        let also = also.filter(|_| !matches!(*kind, "connect_broadcast" | "join_broadcast"));
+        input.is_some() && input.iter().chain(&also).all(|upstream| self.gives_event_time(*upstream))
     }
 
     /// Whether all rows that the operator hands on have an event time.

@@ -9,6 +9,7 @@ use super::connect::{CoProcessed, Connected};
 use super::keyed::KeyedStream;
 use super::stream::Stream;
 use crate::road::chain::Chain;
+use crate::road::has_time::HasEventTime;
 use crate::road::join::{Bounds, FullOuter, Inner, Interval, JoinRow, LeftOuter, Pairing, Regular, RightOuter};
 use crate::road::keyed::Keying;
 use crate::road::stateful::KeyedRow;
@@ -123,7 +124,8 @@ where
     /// When the other stream is of another job's flow.
     pub fn interval_join<D, H>(self, right: KeyedStream<D, H>) -> IntervalJoin<C, G, D, H>
     where
-        D: Chain<Out: Sized + KeyedRow + JoinRow>,
+        C::Time: HasEventTime,
+        D: Chain<Out: Sized + KeyedRow + JoinRow, Time: HasEventTime>,
         H: Keying<D::Out, Key = G::Key>,
     {
         IntervalJoin { connected: self.connect(right) }

@@ -82,6 +82,7 @@ where
     A: Aggregate<C::Out> + 'static,
 {
     type Out = Updated<G::Key, A::Out>;
+    type Time = C::Time;
 
     fn attach<N: Stage<Self::Out>>(self, next: N, graph: &mut Graph) {
         let RunningAggregate { upstream, key, aggregate, node, edge } = self;

@@ -133,12 +133,12 @@ impl<C, G, P> std::fmt::Debug for Processed<C, G, P> {
     }
 }
 
-impl<C, G, P> Stream<Processed<C, G, P>> {
+impl<C: Chain, G, P> Stream<Processed<C, G, P>> {
     /// The stream of what the process function writes to a side output. The main stream has to be ended by a sink as well.
     ///
     /// # Panics
     /// If the side output has a stream already.
-    pub fn side<X: 'static>(&self, side: &SideOutput<X>) -> Stream<Side<X>> {
+    pub fn side<X: 'static>(&self, side: &SideOutput<X>) -> Stream<Side<X, C::Time>> {
         let (branch, chain) = side.take();
         self.chain.sides.borrow_mut().push(branch);
         let node = self.flow.node("side", type_name::<X>().to_owned(), Some(self.node));
@@ -153,6 +153,7 @@ where
     P: Process<G::Key, C::Out>,
 {
     type Out = P::Out;
+    type Time = C::Time;
 
     fn attach<N: Stage<P::Out>>(self, next: N, graph: &mut Graph) {
         let Processed { upstream, key, process, sides, node, edge } = self;

@@ -51,6 +51,7 @@ pub struct Rebalanced<C> {
 
 impl<C: Chain<Out: Sized + KeyedRow>> Chain for Rebalanced<C> {
     type Out = C::Out;
+    type Time = C::Time;
 
     fn attach<N: Stage<C::Out>>(self, next: N, graph: &mut Graph) {
         let Rebalanced { upstream, node, edge } = self;

@@ -135,6 +135,7 @@ where
     H: Handling<S, C::Out>,
 {
     type Out = H::Out;
+    type Time = C::Time;
 
     fn attach<N: Stage<H::Out>>(self, next: N, graph: &mut Graph) {
         let WithState { upstream, key, handling, node, edge, .. } = self;

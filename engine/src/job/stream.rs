@@ -10,6 +10,7 @@ use crate::road::chain::{Chain, Filter, FilterMap, FlatMap, Inspect, Map, Projec
 use crate::road::dense::{Dense, Piece};
 use crate::road::event_time::EventTime;
 use crate::road::fallible::{DeadLetter, OnError, TryMap, TryMapOr};
+use crate::road::has_time::{TimeKind, Timed};
 use crate::road::ingestion::IngestionTime;
 use crate::road::keyed::{ByValue, InRow};
 use crate::road::lookup::{Lookup, LookupTable};
@@ -26,7 +27,7 @@ use millstream_state::Key;
 /// A stream of rows, not yet ended by a sink.
 ///
 /// Its type is the chain of operators so far, which compiles into one loop per operator. In a helper's signature write
-/// `Stream<impl Chain<Out = T>>`, or erase the chain with [`boxed`](Stream::boxed).
+/// `Stream<impl Chain<Out = T>>`, or `Stream<impl TimedChain<Out = T>>` where rows have event time, or erase the chain with [`boxed`](Stream::boxed).
 ///
 /// ```
 /// use millstream::{Chain, Stream};
@@ -237,7 +238,15 @@ impl<C: Chain> Stream<C> {
     }
 
     /// Erases the chain's type, at the price of a copy of every row and a dynamic call per batch.
-    pub fn boxed(self) -> Stream<Boxed<C::Out>>
+    pub fn boxed(self) -> Stream<Boxed<C::Out, C::Time>>
+    where
+        C::Out: Clone,
+    {
+        self.boxed_as()
+    }
+
+    /// The same, where it is known by other means whether rows have event time. The plan is checked all the same.
+    pub(super) fn boxed_as<E>(self) -> Stream<Boxed<C::Out, E>>
     where
         C::Out: Clone,
     {
@@ -245,7 +254,7 @@ impl<C: Chain> Stream<C> {
         let attach = move |next: Box<dyn DenseStage<C::Out>>, graph: &mut Graph| {
             chain.attach(BoxedStage { rows: Dense::default(), next }, graph);
         };
-        Stream { chain: Boxed { attach: Box::new(attach) }, flow: self.flow, node: self.node }
+        Stream { chain: Boxed { attach: Box::new(attach), time: PhantomData }, flow: self.flow, node: self.node }
     }
 
     /// Ends the stream: its rows become visible with the epoch they belong to.
@@ -322,19 +331,21 @@ pub trait Keyed: Sized {
     fn never(self) -> std::convert::Infallible;
 }
 
-/// A chain whose type has been erased.
-pub struct Boxed<T> {
+/// A chain whose type has been erased, but for its rows' and whether they have event time.
+pub struct Boxed<T, E = Timed> {
     attach: Box<dyn FnOnce(Box<dyn DenseStage<T>>, &mut Graph)>,
+    time: PhantomData<E>,
 }
 
-impl<T> std::fmt::Debug for Boxed<T> {
+impl<T, E> std::fmt::Debug for Boxed<T, E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Boxed")
     }
 }
 
-impl<T: 'static> Chain for Boxed<T> {
+impl<T: 'static, E: TimeKind> Chain for Boxed<T, E> {
     type Out = T;
+    type Time = E;
 
     fn attach<N: Stage<T>>(self, next: N, graph: &mut Graph) {
         (self.attach)(Box::new(next), graph);

@@ -8,6 +8,7 @@ use super::connect::{CoProcessed, Connected};
 use super::keyed::KeyedStream;
 use super::stream::Stream;
 use crate::road::chain::Chain;
+use crate::road::has_time::HasEventTime;
 use crate::road::join::{Inner, JoinRow, LeftOuter, Pairing, Temporal};
 use crate::road::keyed::Keying;
 use crate::road::stateful::KeyedRow;
@@ -57,7 +58,8 @@ where
     /// When the other stream is of another job's flow.
     pub fn as_of<D, H>(self, versions: KeyedStream<D, H>) -> AsOf<C, G, D, H>
     where
-        D: Chain<Out: Sized + KeyedRow + JoinRow>,
+        C::Time: HasEventTime,
+        D: Chain<Out: Sized + KeyedRow + JoinRow, Time: HasEventTime>,
         H: Keying<D::Out, Key = G::Key>,
     {
         AsOf { connected: self.connect(versions) }

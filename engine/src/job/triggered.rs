@@ -14,6 +14,7 @@ use super::windowed::{Lenient, WindowedStream, Windowing, restore_with};
 use crate::road::aggregate::{Aggregate, Reduced};
 use crate::road::chain::{Chain, Stage};
 use crate::road::exchange::ToShards;
+use crate::road::has_time::HasEventTime;
 use crate::road::keyed::{Contribute, Keying};
 use crate::road::merge::Merge;
 use crate::road::stateful::{KeyedRow, WholeRow};
@@ -38,7 +39,7 @@ pub trait Windows<C, G> {
     fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed;
 }
 
-impl<C, G> Windows<C, G> for Tumbling {
+impl<C: Chain<Time: HasEventTime>, G> Windows<C, G> for Tumbling {
     type Windowed = WindowedStream<C, G, Tumbling>;
 
     fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
@@ -46,7 +47,7 @@ impl<C, G> Windows<C, G> for Tumbling {
     }
 }
 
-impl<C, G> Windows<C, G> for Sliding {
+impl<C: Chain<Time: HasEventTime>, G> Windows<C, G> for Sliding {
     type Windowed = WindowedStream<C, G, Sliding>;
 
     fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
@@ -70,11 +71,19 @@ impl<C, G> Windows<C, G> for ProcessingTime<Sliding> {
     }
 }
 
-impl<C: Chain<Out: Sized>, G, P: Gaps<C::Out>> Windows<C, G> for Session<P> {
+impl<C: Chain<Out: Sized, Time: HasEventTime>, G, P: Gaps<C::Out>> Windows<C, G> for Session<P> {
     type Windowed = TriggeredStream<C, G, Session<P>, OnTime>;
 
     fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
         TriggeredStream::new(keyed, self, OnTime)
+    }
+}
+
+impl<C: Chain<Out: Sized>, G, P: Gaps<C::Out>> Windows<C, G> for ProcessingTime<Session<P>> {
+    type Windowed = TriggeredStream<C, G, Session<P>, OnTime>;
+
+    fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
+        TriggeredStream::new(keyed, self.0, OnTime)
     }
 }
 
@@ -471,6 +480,7 @@ where
     B: Making<G::Key, C::Out>,
 {
     type Out = B::Out;
+    type Time = C::Time;
 
     fn attach<N: Stage<B::Out>>(self, next: N, graph: &mut Graph) {
         let TriggeredWindows { upstream, key, rules, late, late_node, making, node, edge } = self;
@@ -520,9 +530,9 @@ impl<C: Chain, G: Keying<C::Out>, W: Windowing> WindowedStream<C, G, W> {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # use millstream::{Chain, Count, Every, Fired, OnTime, Stream, Tumbling};
+    /// # use millstream::{Chain, Count, Every, Fired, OnTime, Stream, TimedChain, Tumbling};
     /// # #[millstream::event] #[derive(Clone, Copy)] struct Sale { shop: u64, cents: i64 }
-    /// # fn of(sales: Stream<impl Chain<Out = Sale>>) -> Stream<impl Chain<Out = Fired<u64, u64>>> {
+    /// # fn of(sales: Stream<impl TimedChain<Out = Sale>>) -> Stream<impl Chain<Out = Fired<u64, u64>>> {
     /// sales
     ///     .key_by(|sale| sale.shop)
     ///     .window(Tumbling::of(Duration::from_secs(3_600)))

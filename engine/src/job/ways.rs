@@ -7,6 +7,9 @@ use crate::road::chain::Chain;
 use crate::road::fork::{Asked, Doubled, Fork, Parting, Picked};
 use crate::road::side::{Side, SideOutput};
 
+/// The stream that goes on, and the one beside it.
+pub type Forked<C, P, X> = (Stream<Fork<C, P>>, Stream<Side<X, <C as Chain>::Time>>);
+
 impl<C: Chain> Stream<C> {
     /// Forks the stream: the first goes on with all rows, the second with what `pick` makes of some of them, at their times.
     ///
@@ -26,7 +29,7 @@ impl<C: Chain> Stream<C> {
     /// assert_eq!((all.rows(), even.rows()), (vec![1, 2, 3], vec![20]));
     /// # Ok::<(), millstream::JobError>(())
     /// ```
-    pub fn branch<X, F>(self, pick: F) -> (Stream<Fork<C, Picked<F>>>, Stream<Side<X>>)
+    pub fn branch<X, F>(self, pick: F) -> Forked<C, Picked<F>, X>
     where
         X: 'static,
         F: Fn(&C::Out) -> Option<X> + 'static,
@@ -34,7 +37,7 @@ impl<C: Chain> Stream<C> {
         self.fork("branch", Picked(pick))
     }
 
-    fn fork<P: Parting<C::Out>>(self, kind: &'static str, parting: P) -> (Stream<Fork<C, P>>, Stream<Side<P::Side>>) {
+    fn fork<P: Parting<C::Out>>(self, kind: &'static str, parting: P) -> Forked<C, P, P::Side> {
         let side = SideOutput::new();
         let (branch, chain) = side.take();
         let Stream { chain: upstream, flow, node: before } = self;
@@ -65,7 +68,7 @@ impl<C: Chain<Out: Clone>> Stream<C> {
     /// assert_eq!((evens, odds), (vec![2, 4], vec![100, 300]));
     /// # Ok::<(), millstream::JobError>(())
     /// ```
-    pub fn split<F>(self, is_first: F) -> (Stream<Fork<C, Asked<F>>>, Stream<Side<C::Out>>)
+    pub fn split<F>(self, is_first: F) -> Forked<C, Asked<F>, <C as Chain>::Out>
     where
         F: Fn(&C::Out) -> bool + 'static,
     {
@@ -82,7 +85,7 @@ impl<C: Chain<Out: Clone>> Stream<C> {
     /// copy.filter(|cents| *cents > 100_000).sink(large);
     /// # }
     /// ```
-    pub fn tee(self) -> (Stream<Fork<C, Doubled>>, Stream<Side<C::Out>>) {
+    pub fn tee(self) -> Forked<C, Doubled, <C as Chain>::Out> {
         self.fork("tee", Doubled)
     }
 
@@ -112,10 +115,10 @@ impl<C: Chain<Out: Clone>> Stream<C> {
     ///
     /// # Panics
     /// If `rounds` is 0.
-    pub fn iterate<D, B, F>(self, rounds: u32, body: B, is_done: F) -> Stream<Boxed<C::Out>>
+    pub fn iterate<D, B, F>(self, rounds: u32, body: B, is_done: F) -> Stream<Boxed<C::Out, D::Time>>
     where
         D: Chain<Out = C::Out>,
-        B: Fn(u32, Stream<Boxed<C::Out>>) -> Stream<D>,
+        B: Fn(u32, Stream<Boxed<C::Out, C::Time>>) -> Stream<D>,
         F: Fn(&C::Out) -> bool + Clone + 'static,
     {
         assert!(rounds > 0, "an iteration has one round at least");
@@ -125,8 +128,9 @@ impl<C: Chain<Out: Clone>> Stream<C> {
             let is_done = is_done.clone();
             let (again, out) = going.split(move |row| !is_done(row));
             done.push(out);
-            going = body(round, again.boxed());
+            going = body(round, again.boxed_as());
         }
-        done.into_iter().fold(going.boxed(), |all, out| all.union(out).boxed())
+        // All of them have been through the body once at least.
+        done.into_iter().fold(going.boxed(), |all, out| all.union(out).boxed_as())
     }
 }

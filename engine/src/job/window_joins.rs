@@ -8,6 +8,7 @@ use super::connect::{CoProcessed, Connected};
 use super::keyed::KeyedStream;
 use super::stream::Stream;
 use crate::road::chain::Chain;
+use crate::road::has_time::HasEventTime;
 use crate::road::join::{BothLists, EachPair, Grouped, Grouping, JoinRow};
 use crate::road::keyed::Keying;
 use crate::road::stateful::KeyedRow;
@@ -50,7 +51,8 @@ where
     /// When the other stream is of another job's flow.
     pub fn window_join<D, H>(self, right: KeyedStream<D, H>) -> WindowJoin<C, G, D, H>
     where
-        D: Chain<Out: Sized + KeyedRow + JoinRow>,
+        C::Time: HasEventTime,
+        D: Chain<Out: Sized + KeyedRow + JoinRow, Time: HasEventTime>,
         H: Keying<D::Out, Key = G::Key>,
     {
         WindowJoin { connected: self.connect(right) }
@@ -87,7 +89,8 @@ where
     /// When the other stream is of another job's flow.
     pub fn co_group<D, H>(self, right: KeyedStream<D, H>) -> CoGroup<C, G, D, H>
     where
-        D: Chain<Out: Sized + KeyedRow + JoinRow>,
+        C::Time: HasEventTime,
+        D: Chain<Out: Sized + KeyedRow + JoinRow, Time: HasEventTime>,
         H: Keying<D::Out, Key = G::Key>,
     {
         CoGroup { connected: self.connect(right) }

@@ -14,6 +14,7 @@ use crate::road::aggregate::Aggregate;
 use crate::road::chain::{Chain, Stage};
 use crate::road::combine::Combine;
 use crate::road::exchange::ToShards;
+use crate::road::has_time::Timed;
 use crate::road::keyed::{Combined, Contribute, Folding, KeyedOut, Keying, Raw};
 use crate::road::merge::Merge;
 use crate::road::window::{
@@ -91,9 +92,9 @@ impl<C: Chain, G: Keying<C::Out>, W: Windowing> WindowedStream<C, G, W> {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # use millstream::{Chain, Late, Sink, Sliding, Stream, Sum};
+    /// # use millstream::{Late, Sink, Sliding, Stream, Sum, TimedChain};
     /// # struct Sale { shop: u64, cents: i64 }
-    /// # fn of(sales: Stream<impl Chain<Out = Sale>>, sums: impl Sink<i64>, late: impl Sink<Late<u64, i64>>) {
+    /// # fn of(sales: Stream<impl TimedChain<Out = Sale>>, sums: impl Sink<i64>, late: impl Sink<Late<u64, i64>>) {
     /// sales
     ///     .key_by(|sale| sale.shop)
     ///     .window(Sliding::of(Duration::from_secs(60)).every(Duration::from_secs(1)))
@@ -196,6 +197,7 @@ where
     A: Aggregate<C::Out> + 'static,
 {
     type Out = Windowed<G::Key, A::Out>;
+    type Time = Timed;
 
     fn attach<N: Stage<Self::Out>>(self, next: N, graph: &mut Graph) {
         let WindowAggregate { upstream, key, aggregate, panes, node, edge } = self;
@@ -237,6 +239,7 @@ where
     L: Lateness<G::Key, A::Input>,
 {
     type Out = Windowed<G::Key, A::Out>;
+    type Time = Timed;
 
     fn attach<N: Stage<Self::Out>>(self, next: N, graph: &mut Graph) {
         let LenientAggregate { upstream, key, aggregate, slides, lateness_ms, late, late_node, node, edge } = self;

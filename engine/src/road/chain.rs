@@ -7,6 +7,7 @@
 use std::marker::PhantomData;
 
 use super::dense::Dense;
+use super::has_time::TimeKind;
 use super::rows::{BATCH_ROWS, Projected, Rows, Selected};
 use crate::epoch::Barrier;
 use crate::job::graph::{Graph, NodeId};
@@ -80,6 +81,9 @@ pub trait Chain: Sized + 'static {
     /// What the chain hands to its next stage.
     type Out: ?Sized + 'static;
 
+    /// Whether its rows have event time: [`Timed`](crate::Timed) or [`Untimed`](crate::Untimed).
+    type Time: TimeKind;
+
     /// Puts the chain's stages in front of `next` and the finished tasks into `graph`.
     fn attach<N: Stage<Self::Out>>(self, next: N, graph: &mut Graph);
 }
@@ -140,6 +144,7 @@ struct FilterStage<F, N> {
 
 impl<C: Chain, F: Fn(&C::Out) -> bool + 'static> Chain for Filter<C, F> {
     type Out = C::Out;
+    type Time = C::Time;
 
     fn attach<N: Stage<C::Out>>(self, next: N, graph: &mut Graph) {
         let stage = FilterStage { keep: self.keep, selected: Box::new([0; BATCH_ROWS]), node: self.node, next };
@@ -189,6 +194,7 @@ struct ProjectStage<F, U: ?Sized, N> {
 
 impl<C: Chain, U: ?Sized + 'static, F: Fn(&C::Out) -> &U + 'static> Chain for Project<C, F, U> {
     type Out = U;
+    type Time = C::Time;
 
     fn attach<N: Stage<U>>(self, next: N, graph: &mut Graph) {
         self.upstream.attach(ProjectStage { part: self.part, node: self.node, of: PhantomData, next }, graph);
@@ -226,6 +232,7 @@ struct MapStage<F, U, N> {
 
 impl<C: Chain, U: 'static, F: Fn(&C::Out) -> U + 'static> Chain for Map<C, F> {
     type Out = U;
+    type Time = C::Time;
 
     fn attach<N: Stage<U>>(self, next: N, graph: &mut Graph) {
         let stage = MapStage { map: self.map, out: Dense::default(), node: self.node, next };
@@ -262,6 +269,7 @@ struct FilterMapStage<F, U, N> {
 
 impl<C: Chain, U: 'static, F: Fn(&C::Out) -> Option<U> + 'static> Chain for FilterMap<C, F> {
     type Out = U;
+    type Time = C::Time;
 
     fn attach<N: Stage<U>>(self, next: N, graph: &mut Graph) {
         let stage = FilterMapStage { map: self.map, out: Dense::default(), node: self.node, next };
@@ -303,6 +311,7 @@ struct FlatMapStage<F, U, N> {
 
 impl<C: Chain, U: 'static, I: IntoIterator<Item = U>, F: Fn(&C::Out) -> I + 'static> Chain for FlatMap<C, F> {
     type Out = U;
+    type Time = C::Time;
 
     fn attach<N: Stage<U>>(self, next: N, graph: &mut Graph) {
         let stage = FlatMapStage { map: self.map, out: Dense::default(), node: self.node, next };
@@ -354,6 +363,7 @@ struct InspectStage<F, N> {
 
 impl<C: Chain, F: Fn(&C::Out, Timestamp) + 'static> Chain for Inspect<C, F> {
     type Out = C::Out;
+    type Time = C::Time;
 
     fn attach<N: Stage<C::Out>>(self, next: N, graph: &mut Graph) {
         self.upstream.attach(InspectStage { look: self.look, node: self.node, next }, graph);

@@ -6,8 +6,9 @@
 use std::rc::Rc;
 
 use super::chain::{Chain, Signal, SplitStanding, Stage};
+use super::has_time::Timed;
 use super::pacing::{Alignment, Pacing};
-use super::rows::{Rows, Timed};
+use super::rows::{ReadTime, Rows};
 use super::watermarks::WatermarkStrategy;
 use crate::job::graph::{Graph, NodeId};
 use crate::run::fault::Fault;
@@ -143,6 +144,7 @@ struct EventTimeStage<F, W, N> {
 
 impl<C: Chain, F: Fn(&C::Out) -> Timestamp + 'static, W: WatermarkStrategy<C::Out>> Chain for EventTime<C, F, W> {
     type Out = C::Out;
+    type Time = Timed;
 
     fn attach<N: Stage<C::Out>>(self, next: N, graph: &mut Graph) {
         let EventTime { upstream, time, watermarks, alignment, node } = self;
@@ -201,7 +203,7 @@ where
     #[inline]
     fn batch<R: Rows<Item = T>>(&mut self, rows: &R, cx: &mut Cx<'_>) -> Result<(), Fault> {
         cx.enter(self.node);
-        let timed = Timed { rows, time: &self.time };
+        let timed = ReadTime { rows, time: &self.time };
         let watermark = self.watermarks.after_rows(cx.split, &timed, cx.now_ms);
         self.next.batch(&timed, cx)?;
         match self.clock.says(cx.split, watermark) {

@@ -139,6 +139,7 @@ where
     F: Fn(&C::Out) -> Result<U, E> + 'static,
 {
     type Out = U;
+    type Time = C::Time;
 
     fn attach<N: Stage<U>>(self, next: N, graph: &mut Graph) {
         let stage = TryMapStage { map: self.map, out: Dense::default(), bad: self.on_error, node: self.node, next };
@@ -155,6 +156,7 @@ where
     S: Sink<DeadLetter>,
 {
     type Out = U;
+    type Time = C::Time;
 
     fn attach<N: Stage<U>>(self, next: N, graph: &mut Graph) {
         let Some(letters) = SinkStage::open(&self.dead_letters, self.letters_node, graph) else { return };

@@ -92,6 +92,7 @@ struct ForkStage<X, P, N> {
 
 impl<C: Chain, P: Parting<C::Out>> Chain for Fork<C, P> {
     type Out = C::Out;
+    type Time = C::Time;
 
     fn attach<N: Stage<C::Out>>(self, next: N, graph: &mut Graph) {
         let Fork { upstream, parting, side, branch, node } = self;

@@ -2,6 +2,7 @@
 
 use super::chain::{Chain, Signal, Stage, delegate_to_next};
 use super::event_time::TICK_MS;
+use super::has_time::Timed;
 use super::rows::Rows;
 use crate::job::graph::{Graph, NodeId};
 use crate::run::fault::Fault;
@@ -23,6 +24,7 @@ struct IngestionStage<N> {
 
 impl<C: Chain> Chain for IngestionTime<C> {
     type Out = C::Out;
+    type Time = Timed;
 
     fn attach<N: Stage<C::Out>>(self, next: N, graph: &mut Graph) {
         let time = IngestionClock { newest: Timestamp::MIN, told: Timestamp::MIN, is_over: false };

@@ -222,6 +222,7 @@ where
     J: Fn(&C::Out, &V) -> U + 'static,
 {
     type Out = U;
+    type Time = C::Time;
 
     fn attach<N: Stage<U>>(self, next: N, graph: &mut Graph) {
         let prefetch = self.table.inner.layout.size() > NEAR_BYTES;

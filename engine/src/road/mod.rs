@@ -11,6 +11,7 @@ pub mod fallible;
 pub mod union;
 pub mod watermarks;
 pub mod event_time;
+pub mod has_time;
 pub mod pacing;
 pub mod ingestion;
 pub mod lookup;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::chain::{Chain, Signal, SplitStanding, Stage};
 use super::deal::{Filed, Hand, deal};
+use super::has_time::Untimed;
 use super::pacing::{LOOK_AGAIN_MS, Pace};
 use super::rows::{BATCH_ROWS, Batch};
 use super::source::{Polled, Source, Split};
@@ -31,6 +32,7 @@ pub struct Read<S> {
 
 impl<S: Source> Chain for Read<S> {
     type Out = <S::Batch as Batch>::Item;
+    type Time = Untimed;
 
     fn attach<N: Stage<Self::Out>>(self, next: N, graph: &mut Graph) {
         let (source, node, pace) = (self.source, self.node, graph.pace.clone());

@@ -149,6 +149,7 @@ where
     F: Asks<C::Out>,
 {
     type Out = F::Answer;
+    type Time = C::Time;
 
     fn attach<N: Stage<F::Answer>>(self, next: N, graph: &mut Graph) {
         let MapAsync { upstream, ask, how, node } = self;

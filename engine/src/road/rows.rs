@@ -222,12 +222,12 @@ fn line<'a>(bytes: &'a [u8], ends: &[u32], index: usize) -> &'a [u8] {
 
 /// Rows whose event time is read off the row where it is needed: two rows in three that a filter drops never pay.
 #[derive(Debug)]
-pub(crate) struct Timed<'a, R, F> {
+pub(crate) struct ReadTime<'a, R, F> {
     pub(crate) rows: &'a R,
     pub(crate) time: &'a F,
 }
 
-impl<R: Rows, F: Fn(&R::Item) -> Timestamp> Rows for Timed<'_, R, F> {
+impl<R: Rows, F: Fn(&R::Item) -> Timestamp> Rows for ReadTime<'_, R, F> {
     type Item = R::Item;
 
     #[inline(always)]

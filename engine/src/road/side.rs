@@ -10,10 +10,12 @@
 use std::any::type_name;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::marker::PhantomData;
 use std::rc::Rc;
 
 use super::chain::{Chain, Signal, Stage};
 use super::dense::Dense;
+use super::has_time::{TimeKind, Timed};
 use super::rows::BATCH_ROWS;
 use crate::job::graph::Graph;
 use crate::job::stream::DenseStage;
@@ -81,29 +83,31 @@ impl<X: 'static> SideOutput<X> {
     ///
     /// # Panics
     /// If it was asked for before.
-    pub(crate) fn take(&self) -> (Rc<dyn Branch>, Side<X>) {
+    pub(crate) fn take<E>(&self) -> (Rc<dyn Branch>, Side<X, E>) {
         assert!(
             !self.end.is_taken.replace(true),
             "a side output of {} has a stream already; make another SideOutput for another stream or operator",
             type_name::<X>()
         );
-        (self.end.clone(), Side { end: self.end.clone() })
+        (self.end.clone(), Side { end: self.end.clone(), time: PhantomData })
     }
 }
 
 /// A chain that begins at a side output.
-pub struct Side<X> {
+pub struct Side<X, E = Timed> {
     end: Rc<End<X>>,
+    time: PhantomData<E>,
 }
 
-impl<X> fmt::Debug for Side<X> {
+impl<X, E> fmt::Debug for Side<X, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Side")
     }
 }
 
-impl<X: 'static> Chain for Side<X> {
+impl<X: 'static, E: TimeKind> Chain for Side<X, E> {
     type Out = X;
+    type Time = E;
 
     fn attach<N: Stage<X>>(self, next: N, _graph: &mut Graph) {
         *self.end.next.borrow_mut() = Some(Box::new(next));

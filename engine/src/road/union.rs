@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::chain::{Chain, Signal, SplitStanding, Stage};
+use super::has_time::TimeKind;
 use super::rows::Rows;
 use crate::epoch::align::{Aligner, WatermarkMerge};
 use crate::job::graph::Graph;
@@ -27,6 +28,7 @@ pub struct Union<C, D> {
 
 impl<C: Chain, D: Chain<Out = C::Out>> Chain for Union<C, D> {
     type Out = C::Out;
+    type Time = <C::Time as TimeKind>::And<D::Time>;
 
     fn attach<N: Stage<C::Out>>(self, next: N, graph: &mut Graph) {
         let shared = Rc::new(RefCell::new(Shared { meeting: Meeting::new(), next }));

@@ -3,6 +3,7 @@
 //! The log stays with its handle. A snapshot files how far it was read, and a restored job reads it again from there, as a
 //! partition of a real source: what was pushed behind the snapshot comes once more.
 
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::epoch::Barrier;
@@ -11,6 +12,7 @@ use crate::job::graph::{Graph, NodeId};
 use crate::job::stream::Stream;
 use crate::road::chain::{Chain, Signal, SplitStanding, Stage};
 use crate::road::dense::Dense;
+use crate::road::has_time::{TimeKind, Timed, Untimed};
 use crate::road::rows::BATCH_ROWS;
 use crate::road::source::SourceError;
 use crate::run::fault::{Fault, JobError};
@@ -128,30 +130,40 @@ impl Flow {
     pub fn pushed<T: Clone + Send + 'static>(&self, input: &Pushed<T>) -> Stream<PushedRows<T>> {
         let source = self.node("source", format!("pushed {}", std::any::type_name::<T>()), None);
         let node = self.node("event_time", SPLIT.to_owned(), Some(source));
-        Stream { chain: PushedRows { input: input.clone(), is_timed: true, node: source }, flow: self.clone(), node }
+        Stream {
+            chain: PushedRows { input: input.clone(), time: PhantomData, is_timed: true, node: source },
+            flow: self.clone(),
+            node,
+        }
     }
 
     /// A stream of the rows alone, for jobs that read event time off them: their times and watermarks come from
     /// [`Stream::event_time`]. A watermark that is pushed fails the job.
-    pub fn pushed_untimed<T: Clone + Send + 'static>(&self, input: &Pushed<T>) -> Stream<PushedRows<T>> {
+    pub fn pushed_untimed<T: Clone + Send + 'static>(&self, input: &Pushed<T>) -> Stream<PushedRows<T, Untimed>> {
         let node = self.node("source", format!("pushed {}", std::any::type_name::<T>()), None);
-        Stream { chain: PushedRows { input: input.clone(), is_timed: false, node }, flow: self.clone(), node }
+        Stream {
+            chain: PushedRows { input: input.clone(), time: PhantomData, is_timed: false, node },
+            flow: self.clone(),
+            node,
+        }
     }
 }
 
 /// The chain's beginning: an input that a test pushes into.
 #[derive(Debug)]
-pub struct PushedRows<T> {
+pub struct PushedRows<T, E = Timed> {
+    time: PhantomData<E>,
     input: Pushed<T>,
     is_timed: bool,
     node: NodeId,
 }
 
-impl<T: Clone + Send + 'static> Chain for PushedRows<T> {
+impl<T: Clone + Send + 'static, E: TimeKind> Chain for PushedRows<T, E> {
     type Out = T;
+    type Time = E;
 
     fn attach<N: Stage<T>>(self, next: N, graph: &mut Graph) {
-        let PushedRows { input, is_timed, node } = self;
+        let PushedRows { input, is_timed, node, .. } = self;
         let opened = graph.on_site(|site, plan| {
             let uid = plan.uid(node);
             let unreadable =

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::sales::{Place, Sale, Sales, assert_same};
 use millstream::{
-    Count, CountWindow, Element, Items, Job, Keep, RestartStrategy, Session, Sink, Timestamp, Tumbling, Watermarks,
+    Continuous, Count, CountWindow, Element, Global, Items, Job, Keep, RestartStrategy, Session, Sink, Timestamp,
+    Tumbling, Watermarks,
 };
 use millstream_connectors::file::FileSink;
 use millstream_connectors::memory::MemorySink;
@@ -134,12 +135,13 @@ fn windows_of_wall_time_are_emitted_at_the_latest_when_the_input_ends() {
 }
 
 #[test]
-fn windows_want_event_time_where_they_are_of_it() {
-    let sessions = Job::new("sessions", |flow| {
+fn triggers_want_event_time_where_they_are_of_it() {
+    let totals = Job::new("totals", |flow| {
         let sales = flow.source(Items::of(vec![Sale::number(0)])).key_by(|sale: &Sale| sale.shop);
-        sales.window(Session::gap(Duration::from_secs(1))).aggregate(Count).map(|_| ()).sink(MemorySink::new());
+        let totals = sales.window(Global).trigger(Continuous::every(Duration::from_secs(1)));
+        totals.aggregate(Count).map(|_| ()).sink(MemorySink::new());
     });
-    let error = sessions.explain().unwrap_err().to_string();
+    let error = totals.explain().unwrap_err().to_string();
     assert!(error.contains("needs event time") && error.contains(".event_time("), "{error}");
     let counts = Job::new("counts", |flow| {
         let sales = flow.source(Items::of(vec![Sale::number(0)])).key_by(|sale: &Sale| sale.shop);

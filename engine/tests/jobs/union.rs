@@ -78,17 +78,6 @@ fn a_union_counts_as_one_stream_also_after_a_restart() {
     }
 }
 
-#[test]
-fn a_window_behind_a_union_needs_event_time_on_both_sides() {
-    let job = Job::new("half", |flow| {
-        let timed = flow.source(Items::of(vec![1_u64])).event_time(|_| Timestamp(0), Watermarks::monotonic());
-        let bare = flow.source(Items::of(vec![2_u64]));
-        timed.union(bare).key_by(|key| *key).window(Tumbling::of(HUNDRED_MS)).aggregate(Count).sink(MemorySink::new());
-    });
-    let refused = job.run().unwrap_err().to_string();
-    assert!(refused.contains("needs event time"), "{refused}");
-}
-
 /// One stream three ways and together again: parted, doubled, and round and round, across edges and a failure.
 #[test]
 fn what_forks_and_meets_again_is_all_there_also_after_a_restart() {

@@ -25,6 +25,28 @@ fn disordered(count: u64, disorder_ms: u64) -> Vec<Sale> {
         .collect()
 }
 
+/// Time does not wait for a broadcast without event time, so what comes behind has event time all the same.
+#[test]
+fn a_broadcast_without_time_takes_none_away() {
+    let sink = MemorySink::new();
+    let counts = sink.clone();
+    Job::new("priced", move |flow| {
+        let prices = flow.source(Items::of(vec![[7_u64, 250]])).broadcast();
+        flow.source(Items::of(disordered(1_000, 50)))
+            .event_time(|sale: &Sale| Timestamp(sale.at_ms), Watermarks::bounded(Duration::from_millis(51)))
+            .key_by(|sale: &Sale| sale.shop)
+            .join_broadcast(prices, |price| price[0], |sale, _| Some(*sale))
+            .key_by(|sale: &Sale| sale.shop)
+            .window(Tumbling::of(Duration::from_millis(10)))
+            .aggregate(Count)
+            .map(|window| window.value)
+            .sink(sink.clone());
+    })
+    .run()
+    .unwrap();
+    assert_eq!(counts.rows().iter().sum::<u64>(), 1_000);
+}
+
 type Row = (u64, i64, i64, u64, i64, i64);
 
 fn expected(sales: &[Sale], windows: Sliding) -> Vec<Row> {

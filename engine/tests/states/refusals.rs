@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::sales::{Once, Place, Sale, Sales, assert_same, job};
 use millstream::road::sink::{Committable, Epoch, SinkFuture};
 use millstream::{
-    Count, DeadLetter, Flow, Guarantee, Items, Job, JobError, OnError, RestartStrategy, Sink, SinkError, SinkWriter,
-    Timestamp, Tumbling, Watermarks,
+    Continuous, Count, DeadLetter, Flow, Global, Guarantee, Items, Job, JobError, OnError, RestartStrategy, Sink,
+    SinkError, SinkWriter, Timestamp, Tumbling, Watermarks,
 };
 use millstream_connectors::file::FileSink;
 use millstream_connectors::log::LogSource;
@@ -56,7 +56,8 @@ fn graphs_that_cannot_run() {
     refused(
         Job::new("timeless", |flow| {
             let numbers = flow.source(Items::of(vec![1u64])).key_by(|n| *n);
-            numbers.window(Tumbling::of(second())).aggregate(Count).named("per-number").sink(NullSink::new());
+            let totals = numbers.window(Global).trigger(Continuous::every(second()));
+            totals.aggregate(Count).named("per-number").map(|_| 0_u64).sink(NullSink::new());
         }),
         &["window \"per-number\" needs event time", ".event_time("],
     );

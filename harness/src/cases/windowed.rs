@@ -387,8 +387,11 @@ fn build(
             let gaps = gaps.clone();
             // Rows without a gap were refused before.
             let kind = Session::by(move |row: &Row| gaps.of(row).unwrap_or_default());
-            let kind = if is_processing { kind.processing_time() } else { kind };
-            triggered!(keyed.window(kind), pipeline, out, late);
+            if is_processing {
+                triggered!(keyed.window(kind.processing_time()), pipeline, out, late);
+            } else {
+                triggered!(keyed.window(kind), pipeline, out, late);
+            }
         }
         (Kind::Global, _) => triggered!(keyed.window(Global), pipeline, out, late),
     }

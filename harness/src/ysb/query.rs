@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use millstream::road::rows::Lines;
 use millstream::{
-    Chain, Count, DeadLetter, Flow, LookupTable, OnError, Sink, Source, Stream, Timestamp, Tumbling, Watermarks,
-    Windowed,
+    Chain, Count, DeadLetter, Flow, LookupTable, OnError, Sink, Source, Stream, TimedChain, Timestamp, Tumbling,
+    Watermarks, Windowed,
 };
 use millstream_connectors::file::FileSink;
 
@@ -54,7 +54,7 @@ impl TextAds {
 }
 
 /// Joins ads to their campaigns.
-fn join_texts(ads: Stream<impl Chain<Out = UuidText>>, table: TextAds) -> Stream<impl Chain<Out = UuidText>> {
+fn join_texts(ads: Stream<impl TimedChain<Out = UuidText>>, table: TextAds) -> Stream<impl TimedChain<Out = UuidText>> {
     let campaigns = table.campaigns;
     ads.lookup_ref(table.numbers, |ad| ad, move |_, number| campaigns[*number as usize])
 }
@@ -150,7 +150,7 @@ fn parsed(
 /// From campaigns to result rows.
 fn count<K: millstream::Key>(
     flow: &Flow,
-    campaigns: Stream<impl Chain<Out = K>>,
+    campaigns: Stream<impl TimedChain<Out = K>>,
 ) -> Stream<impl Chain<Out = ResultRow<K>>> {
     let clock = flow.batch_clock();
     campaigns

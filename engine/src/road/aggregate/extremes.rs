@@ -84,10 +84,10 @@ at_an_end_of_time!(
     /// The value is a fixed one whose size is a multiple of eight bytes, and of nothing it is the default.
     ///
     /// ```
-    /// # use millstream::{Chain, First, Last, Stream, Timestamp, Tumbling, Windowed};
+    /// # use millstream::{Chain, First, Last, Stream, TimedChain, Timestamp, Tumbling, Windowed};
     /// # use std::time::Duration;
     /// # struct Quote { share: u64, at_ms: i64, cents: u64 }
-    /// # fn of(quotes: Stream<impl Chain<Out = Quote>>) -> Stream<impl Chain<Out = Windowed<u64, (u64, u64)>>> {
+    /// # fn of(quotes: Stream<impl TimedChain<Out = Quote>>) -> Stream<impl Chain<Out = Windowed<u64, (u64, u64)>>> {
     /// let at = |quote: &Quote| Timestamp(quote.at_ms);
     /// let cents = |quote: &Quote| quote.cents;
     /// quotes

@@ -8,7 +8,7 @@ use super::record::{Out, record};
 use super::{Cruelty, Ends, Scripted, Word, play, words};
 use crate::job::stream::Stream;
 use crate::road::broadcast::{BroadcastContext, BroadcastProcess};
-use crate::road::chain::Chain;
+use crate::road::has_time::TimedChain;
 use crate::road::process::{BoxError, Process, ProcessContext};
 use crate::road::side::SideOutput;
 use crate::road::timers::Timer;
@@ -39,7 +39,7 @@ impl Process<u64, u64> for Fork {
     }
 }
 
-fn fork(rows: Stream<Scripted>) -> [Stream<impl Chain<Out = u64>>; 2] {
+fn fork(rows: Stream<Scripted>) -> [Stream<impl TimedChain<Out = u64>>; 2] {
     let odd = SideOutput::new();
     let even = rows.key_by(|row| *row).process(Fork { odd: odd.clone() });
     let odd = even.side(&odd);

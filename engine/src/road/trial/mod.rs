@@ -35,6 +35,7 @@ use millstream_state::{Epoch, FORMAT_VERSION, Manifest, Store};
 use self::record::{Out, Record};
 use super::chain::{Chain, Signal, Stage};
 use super::dense::Dense;
+use super::has_time::Timed;
 use crate::epoch::Barrier;
 use crate::epoch::snapshot::{OpenEpoch, Verdict};
 use crate::job::config::Config;
@@ -126,6 +127,7 @@ struct Scripted(Rc<Script>);
 
 impl Chain for Scripted {
     type Out = u64;
+    type Time = Timed;
 
     fn attach<N: Stage<u64>>(self, next: N, graph: &mut Graph) {
         graph.tasks.push(Box::new(ScriptTask { script: self.0, rows: Dense::default(), next }));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millstream::state::{KeyedState, List, Value};
 use millstream::{
-    AtEndOfInput, BoxError, Chain, Count, Flow, Global, Process, ProcessContext, Reduced, Sliding, Stream, Timer,
+    AtEndOfInput, BoxError, Count, Flow, Global, Process, ProcessContext, Reduced, Sliding, Stream, TimedChain, Timer,
     Timestamp, Top,
 };
 
@@ -52,7 +52,9 @@ struct Candidate {
 /// All candidates that are level at the top of their window, once it is complete.
 ///
 /// Of a window, one shard decides; so each shard first keeps back what one of its own rows has beaten.
-fn highest_of_each_window(candidates: Stream<impl Chain<Out = Candidate>>) -> Stream<impl Chain<Out = Candidate>> {
+fn highest_of_each_window(
+    candidates: Stream<impl TimedChain<Out = Candidate>>,
+) -> Stream<impl TimedChain<Out = Candidate>> {
     let best = BestSoFar::default();
     candidates
         .filter(move |candidate| best.keeps(candidate))

@@ -2,8 +2,8 @@
 
 use millstream::state::{KeyedState, List, Value};
 use millstream::{
-    AtEndOfInput, BoxError, Chain, CoProcess, Count, Flow, Global, OnError, ProcessContext, Reduced, Stream, Sum, Text,
-    Timer, Timestamp,
+    AtEndOfInput, BoxError, CoProcess, Count, Flow, Global, OnError, ProcessContext, Reduced, Stream, Sum, Text,
+    TimedChain, Timer, Timestamp,
 };
 use millstream_state::TextError;
 use nexmark::event::{Event, Person};
@@ -224,7 +224,7 @@ impl CoProcess<u64, Lot, Offer> for Winners {
     }
 }
 
-fn winning_bids(flow: &Flow, events: impl Events) -> Stream<impl Chain<Out = Won>> {
+fn winning_bids(flow: &Flow, events: impl Events) -> Stream<impl TimedChain<Out = Won>> {
     let (events, offers) = timed(flow, events).branch(Offer::of);
     let lots = events.filter_map(Lot::of).key_by(|lot| lot.id);
     lots.connect(offers.key_by(|offer| offer.auction)).process(Winners).named("winners")

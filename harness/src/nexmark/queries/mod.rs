@@ -11,7 +11,7 @@ pub(super) mod stateless;
 
 use std::time::Duration;
 
-use millstream::{Chain, Flow, Source, Stream, Tumbling, Watermarks};
+use millstream::{Flow, Source, Stream, TimedChain, Tumbling, Watermarks};
 
 use self::stateless::wide;
 use super::output::Output;
@@ -54,7 +54,7 @@ pub(super) fn flow(query: Query, flow: &Flow, events: impl Events, output: Outpu
 }
 
 /// Events at their times, which never go back within a split.
-fn timed(flow: &Flow, events: impl Events) -> Stream<impl Chain<Out = Numbered>> {
+fn timed(flow: &Flow, events: impl Events) -> Stream<impl TimedChain<Out = Numbered>> {
     flow.source(events).named("events").event_time(Numbered::at, Watermarks::monotonic()).named("times")
 }
 
@@ -71,7 +71,7 @@ struct BidRow {
 }
 
 /// Bids at their times.
-fn bids(flow: &Flow, events: impl Events) -> Stream<impl Chain<Out = BidRow>> {
+fn bids(flow: &Flow, events: impl Events) -> Stream<impl TimedChain<Out = BidRow>> {
     timed(flow, events).filter_map(|event| {
         event.bid().map(|bid| BidRow {
             auction: wide(bid.auction),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use millstream::{Aggregate, Chain, Flow, Max, Min, OnError, Stream, Sum, Text, Tumbling};
+use millstream::{Aggregate, Flow, Max, Min, OnError, Stream, Sum, Text, TimedChain, Tumbling};
 use nexmark::event::Bid;
 
 use super::stateless::wide;
@@ -97,7 +97,7 @@ struct DayRow {
     totals: Totals,
 }
 
-fn by_day_and_channel(bids: Stream<impl Chain<Out = OneBid>>) -> Stream<impl Chain<Out = DayRow>> {
+fn by_day_and_channel(bids: Stream<impl TimedChain<Out = OneBid>>) -> Stream<impl TimedChain<Out = DayRow>> {
     bids.key_by(|bid| bid.of)
         .window(a_day())
         .aggregate((Ranks::of(|bid: &OneBid| bid.price), Max::of(|bid: &OneBid| bid.minute)))

@@ -156,8 +156,8 @@ impl Sliding {
 impl<G> Session<G> {
     /// The same windows of processing time: a key is silent while none of its rows comes.
     #[must_use]
-    pub fn processing_time(self) -> Session<G> {
-        Session { is_processing: true, ..self }
+    pub fn processing_time(self) -> ProcessingTime<Session<G>> {
+        ProcessingTime(Session { is_processing: true, ..self })
     }
 }
 

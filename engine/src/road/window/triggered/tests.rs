@@ -467,13 +467,13 @@ fn run(of: Definition, steps: &[Step]) {
         }
         Kind::Session { gap, by_row: false } => {
             let sessions = Session::try_gap_ms(gap).unwrap();
-            let sessions = if is_processing { sessions.processing_time() } else { sessions };
+            let sessions = if is_processing { sessions.processing_time().0 } else { sessions };
             with_trigger(of, steps, sessions);
         }
         Kind::Session { gap, by_row: true } => {
             let by = move |row: &Row| Duration::from_millis(gap as u64 * if row.1 % 2 == 1 { 2 } else { 1 });
             let sessions = Session::by(by);
-            let sessions = if is_processing { sessions.processing_time() } else { sessions };
+            let sessions = if is_processing { sessions.processing_time().0 } else { sessions };
             with_trigger(of, steps, sessions);
         }
     }
