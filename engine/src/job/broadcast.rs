@@ -20,7 +20,7 @@ use crate::road::exchange::ToAll;
 use crate::road::join::{JoinRow, WithTable};
 use crate::road::keyed::{ByValue, Contribute, Keying};
 use crate::road::merge::Merge;
-use crate::road::process::Processor;
+use crate::road::processor::Processor;
 use crate::road::side::{Branch, Side, SideOutput};
 use crate::road::stateful::{KeyedRow, WholeRow};
 use crate::road::union::Meeting;

@@ -17,7 +17,7 @@ use crate::road::exchange::ToShards;
 use crate::road::has_time::TimeKind;
 use crate::road::keyed::{Contribute, KeyedOut, Keying};
 use crate::road::merge::Merge;
-use crate::road::process::Processor;
+use crate::road::processor::Processor;
 use crate::road::side::{Branch, Side, SideOutput};
 use crate::road::stateful::{KeyedRow, WholeRow};
 

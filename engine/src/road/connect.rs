@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! left  ─▶ edge ─▶ Merge ─▶ Port ─┐
-//!                                 ├─▶ barriers aligned, watermarks merged ─▶ Processor (process.rs)
+//!                                 ├─▶ barriers aligned, watermarks merged ─▶ Processor (processor.rs)
 //! right ─▶ edge ─▶ Merge ─▶ Port ─┘
 //! ```
 //!
