@@ -11,7 +11,7 @@ use millstream_state::schema::Described;
 use super::connect::attach_to;
 use super::graph::{Graph, NodeId};
 use super::keyed::KeyedStream;
-use super::process::{declare, open};
+use super::process::{note_states, open};
 use super::stream::Stream;
 use crate::road::broadcast::{BROADCAST, BroadcastProcess, Broadcasting, SharedPort};
 use crate::road::chain::{Chain, Stage};
@@ -138,10 +138,7 @@ where
         let node = flow.node(kind, detail, Some(stream.node));
         flow.change(node, |node| node.also = Some(broadcast.node));
         let planned = Broadcasting::<G::Key, C::Out, D::Out, P>::new(process, false);
-        flow.keeps(node, |keyed| {
-            let notes = declare::<G::Key, OneOf<C::Out, D::Out>, _>(&planned, keyed).bound.notes;
-            flow.change(node, |node| node.notes = notes);
-        });
+        note_states::<G::Key, OneOf<C::Out, D::Out>, _>(&planned, node, &flow);
         let process = planned.into_process();
         let edges = [flow.edge(), flow.edge()];
         let (upstream, broadcast) = (stream.chain, broadcast.chain);

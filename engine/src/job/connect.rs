@@ -9,7 +9,7 @@ use millstream_state::schema::Described;
 
 use super::graph::{Graph, NodeId};
 use super::keyed::KeyedStream;
-use super::process::{declare, open};
+use super::process::{note_states, open};
 use super::stream::Stream;
 use crate::road::chain::{Chain, Stage};
 use crate::road::connect::{CoProcess, OneOf, Paired, ports};
@@ -139,10 +139,7 @@ where
         let node = flow.node(kind, detail, Some(left.stream.node));
         flow.change(node, |node| node.also = Some(right.stream.node));
         let process = Paired(process);
-        flow.keeps(node, |keyed| {
-            let notes = declare::<G::Key, OneOf<C::Out, D::Out>, _>(&process, keyed).bound.notes;
-            flow.change(node, |node| node.notes = notes);
-        });
+        note_states::<G::Key, OneOf<C::Out, D::Out>, _>(&process, node, &flow);
         let edges = [flow.edge(), flow.edge()];
         let chain = CoProcessed {
             left: left.stream.chain,

@@ -8,6 +8,7 @@ use millstream_state::schema::Described;
 use millstream_state::{Key, PageStore};
 use serde::Deserialize;
 
+use super::flow::Flow;
 use super::graph::{Graph, NodeId, Site};
 use super::keyed::KeyedStream;
 use super::stream::Stream;
@@ -108,10 +109,7 @@ where
         let KeyedStream { stream, key } = self;
         let node = stream.flow.node(kind, detail, Some(stream.node));
         let process = Plain(process);
-        stream.flow.keeps(node, |keyed| {
-            let notes = declare::<G::Key, C::Out, _>(&process, keyed).bound.notes;
-            stream.flow.change(node, |node| node.notes = notes);
-        });
+        note_states::<G::Key, C::Out, _>(&process, node, &stream.flow);
         let edge = stream.flow.edge();
         let chain = Processed { upstream: stream.chain, key, process: process.0, sides: Rc::default(), node, edge };
         Stream { chain, flow: stream.flow, node }
@@ -176,8 +174,16 @@ where
     }
 }
 
+/// Notes which states a process function keeps.
+pub(super) fn note_states<K: Key + Described, T, P: Operate<K, T>>(process: &P, node: NodeId, flow: &Flow) {
+    flow.keeps(node, |keyed| {
+        let notes = declare(process, keyed).bound.notes;
+        flow.change(node, |node| node.notes = notes);
+    });
+}
+
 /// Declares an operator's states and timers.
-pub(super) fn declare<K: Key + Described, T, P: Operate<K, T>>(process: &P, keyed: &PageStore) -> Kept<K, P::State> {
+fn declare<K: Key + Described, T, P: Operate<K, T>>(process: &P, keyed: &PageStore) -> Kept<K, P::State> {
     let bound = Bound::declare_by(keyed.clone(), |declare| process.declare(declare));
     Kept { bound, pending: Pending::declare(keyed) }
 }

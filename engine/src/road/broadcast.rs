@@ -22,7 +22,7 @@ use serde_json::Value as Json;
 use super::chain::Signal;
 use super::connect::{Met, OfBoth, OneOf};
 use super::keyed::{Contributions, KeyedOut};
-use super::operate::Operate;
+use super::operate::{Operate, lifecycle};
 use super::order::Moment;
 use super::process::{BoxError, ProcessContext};
 use super::timers::{Timer, WallTime};
@@ -213,16 +213,7 @@ where
     B: 'static,
     P: BroadcastProcess<K, T, B>,
 {
-    type State = P::State;
-    type Out = P::Out;
-
-    fn declare<D: Key + Described>(&self, declare: &mut Declare<'_, D>) -> P::State {
-        self.process.declare(declare)
-    }
-
-    fn open(&mut self) -> Result<(), BoxError> {
-        self.process.open()
-    }
+    lifecycle!(process);
 
     #[inline(always)]
     fn on_row(
@@ -268,10 +259,6 @@ where
             self.shared = serde_json::from_value(shared)?;
         }
         Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), BoxError> {
-        self.process.close()
     }
 }
 
