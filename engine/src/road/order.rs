@@ -16,7 +16,7 @@
 //! of what has an order. A shard that would sleep past the first of them is told to wake.
 //!
 //! What becomes of a row and of a timer is another room's: `processor.rs` calls a user's function, `window/triggered/` puts
-//! rows into windows and asks their triggers. Either is a [`Timed`] in an [`InOrder`], inlined into its loops.
+//! rows into windows and asks their triggers. Either is a [`WithTimers`] in an [`InOrder`], inlined into its loops.
 
 use std::borrow::Borrow;
 use std::collections::VecDeque;
@@ -50,7 +50,7 @@ pub(crate) struct Moment {
 }
 
 /// What an operator with timers does with a row and with a timer, and what it keeps for that.
-pub(crate) trait Timed<K, T>: 'static {
+pub(crate) trait WithTimers<K, T>: 'static {
     /// What a timer is of: a key, or a key's window.
     type Of: Key;
     /// A row that every shard gets, and that has no key.
@@ -128,27 +128,27 @@ enum Step {
 }
 
 /// The operator: what it does, and the order in which it is done.
-pub(crate) struct InOrder<T, K, D: Timed<K, T>, N> {
-    timed: D,
+pub(crate) struct InOrder<T, K, W: WithTimers<K, T>, N> {
+    work: W,
     watermark: Timestamp,
     /// A watermark that passes on once its timers have fired.
     owed: Option<Timestamp>,
-    held: VecDeque<Held<K, T, D::Shared>>,
+    held: VecDeque<Held<K, T, W::Shared>>,
     /// The last barrier has passed: timers that are left belong to the next run.
     is_closed: bool,
     next: N,
 }
 
-impl<T, K, D, N> InOrder<T, K, D, N>
+impl<T, K, W, N> InOrder<T, K, W, N>
 where
     T: 'static,
     K: Key,
-    D: Timed<K, T>,
-    N: Stage<D::Out>,
+    W: WithTimers<K, T>,
+    N: Stage<W::Out>,
 {
     /// One that begins where event time has come to `watermark`.
-    pub(crate) fn of(timed: D, watermark: Timestamp, next: N) -> Self {
-        InOrder { timed, watermark, owed: None, held: VecDeque::new(), is_closed: false, next }
+    pub(crate) fn of(work: W, watermark: Timestamp, next: N) -> Self {
+        InOrder { work, watermark, owed: None, held: VecDeque::new(), is_closed: false, next }
     }
 
     #[inline(always)]
@@ -160,14 +160,14 @@ where
     #[inline(always)]
     fn outlives_input(&mut self) -> bool {
         self.watermark == Timestamp::MAX
-            && self.timed.fires_at_the_end()
-            && self.timed.pending().processing.first_at().is_some()
+            && self.work.fires_at_the_end()
+            && self.work.pending().processing.first_at().is_some()
     }
 
     /// Timers have to fire before anything else is done.
     #[inline(always)]
     fn is_due(&mut self) -> bool {
-        self.timed.pending().event.is_due(self.watermark.0) || self.outlives_input()
+        self.work.pending().event.is_due(self.watermark.0) || self.outlives_input()
     }
 
     /// Whether what comes now has to wait for what came before.
@@ -178,29 +178,29 @@ where
 
     /// Whether there is room behind, on all sides.
     fn has_room(&mut self) -> bool {
-        self.next.ready() && self.timed.sides().ready()
+        self.next.ready() && self.work.sides().ready()
     }
 
     /// Tells the stages behind.
     fn tell(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        self.timed.sides().signal(signal, cx)?;
+        self.work.sides().signal(signal, cx)?;
         self.next.signal(signal, cx)
     }
 
     /// Hands on what is there, unless a state could not be written: then nothing of it counts.
     fn hand_on(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        if let Some(error) = self.timed.take_failure() {
-            return Err(Fault::state(self.timed.node(), error));
+        if let Some(error) = self.work.take_failure() {
+            return Err(Fault::state(self.work.node(), error));
         }
-        self.timed.sides().hand_on(cx)?;
-        let out = self.timed.out();
+        self.work.sides().hand_on(cx)?;
+        let out = self.work.out();
         if !out.is_empty() {
             for piece in out.pieces(BATCH_ROWS) {
                 self.next.batch(&piece, cx)?;
             }
             out.clear();
         }
-        cx.enter(self.timed.node());
+        cx.enter(self.work.node());
         Ok(())
     }
 
@@ -211,15 +211,15 @@ where
             let to = batch.len().min(from + AHEAD_ROWS);
             let mut known = 0;
             for index in from..to {
-                let Some(hash) = self.timed.hash_ahead(batch.key(index).borrow()) else { break };
+                let Some(hash) = self.work.hash_ahead(batch.key(index).borrow()) else { break };
                 hashes[known] = hash;
                 known += 1;
             }
-            self.timed.prefetch(&hashes[..known]);
+            self.work.prefetch(&hashes[..known]);
             for index in from..to {
                 let key: K = *batch.key(index).borrow();
-                self.timed.on_row(key, batch.at(index), batch.value(index), self.moment(cx))?;
-                if self.timed.out().len() >= BATCH_ROWS {
+                self.work.on_row(key, batch.at(index), batch.value(index), self.moment(cx))?;
+                if self.work.out().len() >= BATCH_ROWS {
                     self.hand_on(cx)?;
                 }
                 if self.is_due() {
@@ -231,31 +231,31 @@ where
     }
 
     /// The first timer that is to fire before anything else.
-    fn take_due(&mut self) -> Option<(D::Of, Timer)> {
-        if let Some((of, at)) = self.timed.pending().event.take_due(self.watermark.0) {
+    fn take_due(&mut self) -> Option<(W::Of, Timer)> {
+        if let Some((of, at)) = self.work.pending().event.take_due(self.watermark.0) {
             return Some((of, Timer::Event(Timestamp(at))));
         }
         if self.outlives_input() { self.take_processing(i64::MAX) } else { None }
     }
 
     /// The first timer of processing time that is to fire by then.
-    fn take_processing(&mut self, until: i64) -> Option<(D::Of, Timer)> {
-        let (of, at) = self.timed.pending().processing.take_due(until)?;
+    fn take_processing(&mut self, until: i64) -> Option<(W::Of, Timer)> {
+        let (of, at) = self.work.pending().processing.take_due(until)?;
         Some((of, Timer::Processing(WallTime(at))))
     }
 
     /// One timer, mark or row of what there is to do, in order.
     fn go_on(&mut self, cx: &mut Cx<'_>) -> Result<Step, Fault> {
         if let Some((of, timer)) = self.take_due() {
-            self.timed.on_timer(of, timer, self.moment(cx))?;
+            self.work.on_timer(of, timer, self.moment(cx))?;
             return Ok(Step::Done);
         }
         if let Some(watermark) = self.owed.take() {
             return self.pass(Signal::Watermark(watermark), cx);
         }
         match self.held.pop_front() {
-            Some(Held::Row(key, at, row)) => self.timed.on_row(key, at, row, self.moment(cx))?,
-            Some(Held::Shared(at, row)) => self.timed.on_shared(at, row, self.moment(cx))?,
+            Some(Held::Row(key, at, row)) => self.work.on_row(key, at, row, self.moment(cx))?,
+            Some(Held::Shared(at, row)) => self.work.on_shared(at, row, self.moment(cx))?,
             Some(Held::Mark(Signal::Watermark(watermark))) => {
                 self.watermark = self.watermark.max(watermark);
                 self.owed = Some(watermark);
@@ -264,7 +264,7 @@ where
             None => {
                 let due = self.processing_until(cx).and_then(|now| self.take_processing(now));
                 let Some((of, timer)) = due else { return Ok(Step::Nothing) };
-                self.timed.on_timer(of, timer, self.moment(cx))?;
+                self.work.on_timer(of, timer, self.moment(cx))?;
             }
         }
         Ok(Step::Done)
@@ -285,30 +285,30 @@ where
     /// The barrier: what is kept is frozen, and behind the last one nothing is done any more.
     fn freeze(&mut self, barrier: Barrier, cx: &mut Cx<'_>) -> Result<(), Fault> {
         assert!(!self.is_firing(), "a barrier waits until the firing is done");
-        let small = self.timed.file(self.moment(cx))?;
-        cx.freeze(self.timed.node(), self.timed.store(), barrier, small);
+        let small = self.work.file(self.moment(cx))?;
+        cx.freeze(self.work.node(), self.work.store(), barrier, small);
         self.tell(Signal::Barrier(barrier), cx)?;
         if barrier.last {
             self.is_closed = true;
-            cx.enter(self.timed.node());
-            self.timed.close()?;
+            cx.enter(self.work.node());
+            self.work.close()?;
         }
         Ok(())
     }
 }
 
-impl<T, K, D, N> KeyedOut<K, T> for InOrder<T, K, D, N>
+impl<T, K, W, N> KeyedOut<K, T> for InOrder<T, K, W, N>
 where
     T: 'static,
     K: Key,
-    D: Timed<K, T>,
-    N: Stage<D::Out>,
+    W: WithTimers<K, T>,
+    N: Stage<W::Out>,
 {
     fn accept<C: Contributions<K, T>>(&mut self, batch: &C, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        cx.enter(self.timed.node());
+        cx.enter(self.work.node());
         let mut taken = 0;
         if !self.is_firing() {
-            self.timed.before_batch(self.moment(cx));
+            self.work.before_batch(self.moment(cx));
             taken = self.take(batch, cx)?;
             self.hand_on(cx)?;
         }
@@ -344,13 +344,13 @@ where
 
     fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
         let deeper = self.next.resume(cx)?;
-        let deeper = deeper.or(self.timed.sides().resume(cx)?);
+        let deeper = deeper.or(self.work.sides().resume(cx)?);
         if self.is_closed {
             return Ok(deeper);
         }
         let processing_until = self.processing_until(cx);
         let is_firing = self.is_firing();
-        let processing = &self.timed.pending().processing;
+        let processing = &self.work.pending().processing;
         if !is_firing && !processing_until.is_some_and(|now| processing.is_due(now)) {
             if processing_until.is_some()
                 && let Some(at) = processing.first_at()
@@ -362,10 +362,10 @@ where
         if !self.has_room() {
             return Ok(deeper.or(Progress::Blocked));
         }
-        cx.enter(self.timed.node());
-        self.timed.before_slice(self.moment(cx));
+        cx.enter(self.work.node());
+        self.work.before_slice(self.moment(cx));
         for _ in 0..SLICE {
-            if self.timed.out().len() >= BATCH_ROWS || self.go_on(cx)? != Step::Done {
+            if self.work.out().len() >= BATCH_ROWS || self.go_on(cx)? != Step::Done {
                 break;
             }
         }
@@ -374,29 +374,29 @@ where
     }
 
     fn states(&mut self, visitor: &mut dyn StateVisitor) {
-        visitor.keyed(self.timed.node(), self.timed.store());
-        visitor.late(self.timed.late());
-        self.timed.sides().states(visitor);
+        visitor.keyed(self.work.node(), self.work.store());
+        visitor.late(self.work.late());
+        self.work.sides().states(visitor);
         self.next.states(visitor);
     }
 }
 
-impl<T, K, D, N> SharedOut<D::Shared> for InOrder<T, K, D, N>
+impl<T, K, W, N> SharedOut<W::Shared> for InOrder<T, K, W, N>
 where
     T: 'static,
     K: Key,
-    D: Timed<K, T>,
-    N: Stage<D::Out>,
+    W: WithTimers<K, T>,
+    N: Stage<W::Out>,
 {
-    fn accept_shared<C: Contributions<u8, D::Shared>>(&mut self, batch: &C, cx: &mut Cx<'_>) -> Result<(), Fault> {
-        cx.enter(self.timed.node());
+    fn accept_shared<C: Contributions<u8, W::Shared>>(&mut self, batch: &C, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        cx.enter(self.work.node());
         let is_firing = self.is_firing();
         for index in 0..batch.len() {
             let (at, row) = (batch.at(index), batch.value(index));
             if is_firing {
                 self.held.push_back(Held::Shared(at, row));
             } else {
-                self.timed.on_shared(at, row, self.moment(cx))?;
+                self.work.on_shared(at, row, self.moment(cx))?;
             }
         }
         Ok(())

@@ -16,7 +16,7 @@ use super::broadcast::BroadcastContext;
 use super::chain::Stage;
 use super::dense::Dense;
 use super::operate::Operate;
-use super::order::{InOrder, Moment, Timed};
+use super::order::{InOrder, Moment, WithTimers};
 use super::process::ProcessContext;
 use super::side::Branch;
 use super::timers::{Pending, Timer};
@@ -101,7 +101,7 @@ pub(crate) struct Function<T, K, P: Operate<K, T>> {
     row: PhantomData<fn(&T)>,
 }
 
-impl<T, K, P> Timed<K, T> for Function<T, K, P>
+impl<T, K, P> WithTimers<K, T> for Function<T, K, P>
 where
     T: 'static,
     K: Key + Described,

@@ -18,7 +18,7 @@ use super::work::Work;
 use crate::job::graph::NodeId;
 use crate::road::chain::Stage;
 use crate::road::dense::Dense;
-use crate::road::order::{InOrder, Moment, Timed};
+use crate::road::order::{InOrder, Moment, WithTimers};
 use crate::road::timers::{Pending, Timer};
 use crate::run::fault::Fault;
 use crate::time::Timestamp;
@@ -63,7 +63,7 @@ where
     node: NodeId,
 }
 
-impl<T, K, W, R, C> Timed<K, T> for Emitting<T, K, W, R, C>
+impl<T, K, W, R, C> WithTimers<K, T> for Emitting<T, K, W, R, C>
 where
     T: Fixed,
     K: Key + Described,
