@@ -10,12 +10,10 @@ use serde::Deserialize;
 
 use super::flow::Flow;
 use super::graph::{Graph, NodeId, Site};
-use super::keyed::KeyedStream;
+use super::keyed::{KeyedStream, attach_keyed};
 use super::stream::Stream;
 use crate::road::chain::{Chain, Stage};
-use crate::road::exchange::ToShards;
-use crate::road::keyed::{Contribute, Keying};
-use crate::road::merge::Merge;
+use crate::road::keyed::Keying;
 use crate::road::operate::{Operate, Plain};
 use crate::road::process::{BoxError, Process};
 use crate::road::processor::{Kept, ProcessBlob, Processor};
@@ -121,7 +119,7 @@ pub struct Processed<C, G, P> {
     upstream: C,
     key: G,
     process: P,
-    sides: Rc<RefCell<Vec<Rc<dyn Branch>>>>,
+    sides: Branches,
     node: NodeId,
     edge: u32,
 }
@@ -138,10 +136,7 @@ impl<C: Chain, G, P> Stream<Processed<C, G, P>> {
     /// # Panics
     /// If the side output has a stream already.
     pub fn side<X: 'static>(&self, side: &SideOutput<X>) -> Stream<Side<X, C::Time>> {
-        let (branch, chain) = side.take();
-        self.chain.sides.borrow_mut().push(branch);
-        let node = self.flow.node("side", type_name::<X>().to_owned(), Some(self.node));
-        Stream { chain, flow: self.flow.clone(), node }
+        self.beside(&self.chain.sides, side)
     }
 }
 
@@ -163,14 +158,20 @@ where
             Ok((site.shard, Processor::new(process, kept, restored, sides.take(), node, next)))
         });
         let Some((shard, processor)) = opened else { return };
-        match ends {
-            None => upstream.attach(Contribute::new(key, WholeRow, node, processor), graph),
-            Some(ends) => {
-                let to_shards = ToShards::<G::Key, C::Out>::new(shard, ends.to);
-                upstream.attach(Contribute::new(key, WholeRow, node, to_shards), graph);
-                graph.tasks.push(Box::new(Merge::new(ends.from, processor)));
-            }
-        }
+        attach_keyed(upstream, key, WholeRow, processor, (node, shard, ends), graph);
+    }
+}
+
+/// The side outputs of a process function that have a stream.
+pub(super) type Branches = Rc<RefCell<Vec<Rc<dyn Branch>>>>;
+
+impl<C> Stream<C> {
+    /// The stream of what the last operator, which has these sides, writes to another.
+    pub(super) fn beside<X: 'static, E>(&self, sides: &Branches, side: &SideOutput<X>) -> Stream<Side<X, E>> {
+        let (branch, chain) = side.take();
+        sides.borrow_mut().push(branch);
+        let node = self.flow.node("side", type_name::<X>().to_owned(), Some(self.node));
+        Stream { chain, flow: self.flow.clone(), node }
     }
 }
 
