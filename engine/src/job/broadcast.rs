@@ -1,17 +1,15 @@
 //! A stream that every shard hears: what a user says with `broadcast` and `connect_broadcast`.
 
 use std::any::type_name;
-use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
 
 use millstream_state::schema::Described;
 
-use super::connect::attach_to;
 use super::graph::{Graph, NodeId};
-use super::keyed::KeyedStream;
-use super::process::{declare, open};
+use super::keyed::{KeyedStream, attach_keyed};
+use super::process::{Branches, note_states, open};
 use super::stream::Stream;
 use crate::road::broadcast::{BROADCAST, BroadcastProcess, Broadcasting, SharedPort};
 use crate::road::chain::{Chain, Stage};
@@ -20,8 +18,8 @@ use crate::road::exchange::ToAll;
 use crate::road::join::{JoinRow, WithTable};
 use crate::road::keyed::{ByValue, Contribute, Keying};
 use crate::road::merge::Merge;
-use crate::road::process::Processor;
-use crate::road::side::{Branch, Side, SideOutput};
+use crate::road::processor::Processor;
+use crate::road::side::{Side, SideOutput};
 use crate::road::stateful::{KeyedRow, WholeRow};
 use crate::road::union::Meeting;
 
@@ -138,10 +136,7 @@ where
         let node = flow.node(kind, detail, Some(stream.node));
         flow.change(node, |node| node.also = Some(broadcast.node));
         let planned = Broadcasting::<G::Key, C::Out, D::Out, P>::new(process, false);
-        flow.keeps(node, |keyed| {
-            let notes = declare::<G::Key, OneOf<C::Out, D::Out>, _>(&planned, keyed).bound.notes;
-            flow.change(node, |node| node.notes = notes);
-        });
+        note_states::<G::Key, OneOf<C::Out, D::Out>, _>(&planned, node, &flow);
         let process = planned.into_process();
         let edges = [flow.edge(), flow.edge()];
         let (upstream, broadcast) = (stream.chain, broadcast.chain);
@@ -157,7 +152,7 @@ pub struct Broadcasted<C, G, D, P> {
     key: G,
     broadcast: D,
     process: P,
-    sides: Rc<RefCell<Vec<Rc<dyn Branch>>>>,
+    sides: Branches,
     node: NodeId,
     edges: [u32; 2],
     /// The broadcast has event time.
@@ -176,10 +171,7 @@ impl<C: Chain, G, D, P> Stream<Broadcasted<C, G, D, P>> {
     /// # Panics
     /// If the side output has a stream already.
     pub fn side<X: 'static>(&self, side: &SideOutput<X>) -> Stream<Side<X, C::Time>> {
-        let (branch, chain) = side.take();
-        self.chain.sides.borrow_mut().push(branch);
-        let node = self.flow.node("side", type_name::<X>().to_owned(), Some(self.node));
-        Stream { chain, flow: self.flow.clone(), node }
+        self.beside(&self.chain.sides, side)
     }
 }
 
@@ -203,10 +195,12 @@ where
         let Some((shard, processor)) = opened else { return };
         let meeting = if is_timed { Meeting::new() } else { Meeting::without_time_of(BROADCAST) };
         let met = Met::of(processor, meeting);
-        attach_to(upstream, key, Port::left(met.clone(), OneOf::Left), (node, shard, edges[0]), graph);
+        let [keyed_ends, broadcast_ends] = edges.map(|edge| graph.take_edge(edge));
+        let left = Port::left(met.clone(), OneOf::Left);
+        attach_keyed(upstream, key, WholeRow, left, (node, shard, keyed_ends), graph);
         let port = SharedPort::<G::Key, _, _>::new(met, OneOf::Right);
         let no_key = ByValue(|_: &D::Out| 0_u8, PhantomData);
-        match graph.take_edge(edges[1]) {
+        match broadcast_ends {
             None => broadcast.attach(Contribute::new(no_key, WholeRow, node, port), graph),
             Some(ends) => {
                 let to_all = ToAll::<D::Out>::new(shard, ends.to);

@@ -1,24 +1,21 @@
 //! Two keyed streams that meet: what a user says with `connect`.
 
 use std::any::type_name;
-use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
 use millstream_state::schema::Described;
 
 use super::graph::{Graph, NodeId};
-use super::keyed::KeyedStream;
-use super::process::{declare, open};
+use super::keyed::{KeyedStream, attach_keyed};
+use super::process::{Branches, note_states, open};
 use super::stream::Stream;
 use crate::road::chain::{Chain, Stage};
 use crate::road::connect::{CoProcess, OneOf, Paired, ports};
-use crate::road::exchange::ToShards;
 use crate::road::has_time::TimeKind;
-use crate::road::keyed::{Contribute, KeyedOut, Keying};
-use crate::road::merge::Merge;
-use crate::road::process::Processor;
-use crate::road::side::{Branch, Side, SideOutput};
+use crate::road::keyed::Keying;
+use crate::road::processor::Processor;
+use crate::road::side::{Side, SideOutput};
 use crate::road::stateful::{KeyedRow, WholeRow};
 
 impl<C, G> KeyedStream<C, G>
@@ -124,12 +121,26 @@ where
     where
         P: CoProcess<G::Key, C::Out, D::Out>,
     {
-        let detail = format!("{} -> {}", type_name::<G::Key>(), type_name::<P::Out>());
-        self.operate("connect", detail, process)
+        self.operate("connect", "", process)
     }
 
-    /// The same under another name.
-    pub(super) fn operate<P>(self, kind: &'static str, what: String, process: P) -> Stream<CoProcessed<C, G, D, H, P>>
+    /// The same under another name, and with what else is to be said of it.
+    pub(super) fn operate<P>(self, kind: &'static str, how: &str, process: P) -> Stream<CoProcessed<C, G, D, H, P>>
+    where
+        P: CoProcess<G::Key, C::Out, D::Out>,
+    {
+        let comma = if how.is_empty() { "" } else { ", " };
+        let what = format!("{how}{comma}{} -> {}", type_name::<G::Key>(), type_name::<P::Out>());
+        self.operate_as(kind, what, process)
+    }
+
+    /// The same in words of its own. A checkpoint fits a job of the same words, so they stay as they are.
+    pub(super) fn operate_as<P>(
+        self,
+        kind: &'static str,
+        what: String,
+        process: P,
+    ) -> Stream<CoProcessed<C, G, D, H, P>>
     where
         P: CoProcess<G::Key, C::Out, D::Out>,
     {
@@ -139,10 +150,7 @@ where
         let node = flow.node(kind, detail, Some(left.stream.node));
         flow.change(node, |node| node.also = Some(right.stream.node));
         let process = Paired(process);
-        flow.keeps(node, |keyed| {
-            let notes = declare::<G::Key, OneOf<C::Out, D::Out>, _>(&process, keyed).bound.notes;
-            flow.change(node, |node| node.notes = notes);
-        });
+        note_states::<G::Key, OneOf<C::Out, D::Out>, _>(&process, node, &flow);
         let edges = [flow.edge(), flow.edge()];
         let chain = CoProcessed {
             left: left.stream.chain,
@@ -166,7 +174,7 @@ pub struct CoProcessed<C, G, D, H, P> {
     right: D,
     right_key: H,
     process: P,
-    sides: Rc<RefCell<Vec<Rc<dyn Branch>>>>,
+    sides: Branches,
     node: NodeId,
     edges: [u32; 2],
 }
@@ -183,10 +191,7 @@ impl<C: Chain, G, D: Chain, H, P> Stream<CoProcessed<C, G, D, H, P>> {
     /// # Panics
     /// If the side output has a stream already.
     pub fn side<X: 'static>(&self, side: &SideOutput<X>) -> Stream<Side<X, <C::Time as TimeKind>::And<D::Time>>> {
-        let (branch, chain) = side.take();
-        self.chain.sides.borrow_mut().push(branch);
-        let node = self.flow.node("side", type_name::<X>().to_owned(), Some(self.node));
-        Stream { chain, flow: self.flow.clone(), node }
+        self.beside(&self.chain.sides, side)
     }
 }
 
@@ -210,26 +215,8 @@ where
         });
         let Some((shard, processor)) = opened else { return };
         let (left_port, right_port) = ports(processor, OneOf::Left, OneOf::Right);
-        attach_to(left, left_key, left_port, (node, shard, edges[0]), graph);
-        attach_to(right, right_key, right_port, (node, shard, edges[1]), graph);
-    }
-}
-
-/// Brings a chain's rows to `out` on the shard of their key: across an edge, where there is one. `at` is the operator, the
-/// shard and the edge.
-pub(super) fn attach_to<C, G, O>(upstream: C, key: G, out: O, at: (NodeId, u32, u32), graph: &mut Graph)
-where
-    C: Chain<Out: Sized + KeyedRow>,
-    G: Keying<C::Out>,
-    O: KeyedOut<G::Key, C::Out>,
-{
-    let (node, shard, edge) = at;
-    match graph.take_edge(edge) {
-        None => upstream.attach(Contribute::new(key, WholeRow, node, out), graph),
-        Some(ends) => {
-            let to_shards = ToShards::<G::Key, C::Out>::new(shard, ends.to);
-            upstream.attach(Contribute::new(key, WholeRow, node, to_shards), graph);
-            graph.tasks.push(Box::new(Merge::new(ends.from, out)));
-        }
+        let [left_ends, right_ends] = edges.map(|edge| graph.take_edge(edge));
+        attach_keyed(left, left_key, WholeRow, left_port, (node, shard, left_ends), graph);
+        attach_keyed(right, right_key, WholeRow, right_port, (node, shard, right_ends), graph);
     }
 }

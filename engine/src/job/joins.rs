@@ -54,8 +54,7 @@ where
         U: 'static,
         F: Fn(&C::Out, &D::Out) -> U + 'static,
     {
-        let what = format!("{} -> {}", type_name::<G::Key>(), type_name::<U>());
-        self.connect(right).operate("join", what, Regular::new(None, join))
+        self.connect(right).operate("join", "", Regular::new(None, join))
     }
 
     /// As [`join_unbounded`](KeyedStream::join_unbounded), with each row forgotten so long after it came: a pair whose rows
@@ -74,7 +73,7 @@ where
         F: Fn(&C::Out, &D::Out) -> U + 'static,
     {
         let what = format!("{} within {ttl:?} -> {}", type_name::<G::Key>(), type_name::<U>());
-        self.connect(right).operate("join", what, Regular::new(Some(ttl), join))
+        self.connect(right).operate_as("join", what, Regular::new(Some(ttl), join))
     }
 
     /// Joins rows that have their key in common and lie close together in event time: a left row of time `l` with the right
@@ -232,8 +231,7 @@ where
             lower_ms <= upper_ms,
             "no two rows lie between {lower_ms} and {upper_ms} ms: the lower bound has to be the lesser one"
         );
-        let what =
-            format!("{kind}, {lower_ms}..={upper_ms} ms, {} -> {}", type_name::<G::Key>(), type_name::<P::Out>());
-        self.connected.operate("interval_join", what, Interval::new(self.bounds, pairing))
+        let how = format!("{kind}, {lower_ms}..={upper_ms} ms");
+        self.connected.operate("interval_join", &how, Interval::new(self.bounds, pairing))
     }
 }

@@ -4,13 +4,13 @@ use std::rc::Rc;
 
 use millstream_state::{Fixed, Key, PageStore, Table};
 
-use super::graph::{Graph, NodeId};
+use super::graph::{EdgeEnds, Graph, NodeId};
 use super::stream::Stream;
 use super::triggered::Windows;
 use crate::road::aggregate::Aggregate;
 use crate::road::chain::{Chain, Stage};
 use crate::road::exchange::ToShards;
-use crate::road::keyed::{Contribute, Keying};
+use crate::road::keyed::{Contribute, KeyedOut, Keying};
 use crate::road::merge::Merge;
 use crate::road::running::{Running, Updated};
 
@@ -95,13 +95,33 @@ where
             Ok((Running::<C::Out, G::Key, _, N>::new(table, aggregate.clone(), node, next), site.shard))
         });
         let Some((running, shard)) = running else { return };
-        match graph.take_edge(edge) {
-            None => upstream.attach(Contribute::new(key, aggregate, node, running), graph),
-            Some(edge) => {
-                let to_shards = ToShards::<G::Key, A::Input>::new(shard, edge.to);
-                upstream.attach(Contribute::new(key, aggregate, node, to_shards), graph);
-                graph.tasks.push(Box::new(Merge::new(edge.from, running)));
-            }
+        let ends = graph.take_edge(edge);
+        attach_keyed(upstream, key, aggregate, running, (node, shard, ends), graph);
+    }
+}
+
+/// Brings what a chain's rows contribute to `out` on the shard of their key: across an edge, where there is one. `at` is the
+/// operator, the shard, and its ends of the edge.
+pub(super) fn attach_keyed<C, G, A, O>(
+    upstream: C,
+    key: G,
+    aggregate: A,
+    out: O,
+    at: (NodeId, u32, Option<EdgeEnds>),
+    graph: &mut Graph,
+) where
+    C: Chain,
+    G: Keying<C::Out>,
+    A: Aggregate<C::Out> + 'static,
+    O: KeyedOut<G::Key, A::Input>,
+{
+    let (node, shard, ends) = at;
+    match ends {
+        None => upstream.attach(Contribute::new(key, aggregate, node, out), graph),
+        Some(ends) => {
+            let to_shards = ToShards::<G::Key, A::Input>::new(shard, ends.to);
+            upstream.attach(Contribute::new(key, aggregate, node, to_shards), graph);
+            graph.tasks.push(Box::new(Merge::new(ends.from, out)));
         }
     }
 }

@@ -8,15 +8,15 @@ use millstream_state::schema::Described;
 use millstream_state::{Key, PageStore};
 use serde::Deserialize;
 
+use super::flow::Flow;
 use super::graph::{Graph, NodeId, Site};
-use super::keyed::KeyedStream;
+use super::keyed::{KeyedStream, attach_keyed};
 use super::stream::Stream;
 use crate::road::chain::{Chain, Stage};
-use crate::road::exchange::ToShards;
-use crate::road::keyed::{Contribute, Keying};
-use crate::road::merge::Merge;
+use crate::road::keyed::Keying;
 use crate::road::operate::{Operate, Plain};
-use crate::road::process::{BoxError, Kept, Process, ProcessBlob, Processor};
+use crate::road::process::{BoxError, Process};
+use crate::road::processor::{Kept, ProcessBlob, Processor};
 use crate::road::side::{Branch, Side, SideOutput};
 use crate::road::stateful::{KeyedRow, WholeRow};
 use crate::road::timers::Pending;
@@ -107,10 +107,7 @@ where
         let KeyedStream { stream, key } = self;
         let node = stream.flow.node(kind, detail, Some(stream.node));
         let process = Plain(process);
-        stream.flow.keeps(node, |keyed| {
-            let notes = declare::<G::Key, C::Out, _>(&process, keyed).bound.notes;
-            stream.flow.change(node, |node| node.notes = notes);
-        });
+        note_states::<G::Key, C::Out, _>(&process, node, &stream.flow);
         let edge = stream.flow.edge();
         let chain = Processed { upstream: stream.chain, key, process: process.0, sides: Rc::default(), node, edge };
         Stream { chain, flow: stream.flow, node }
@@ -122,7 +119,7 @@ pub struct Processed<C, G, P> {
     upstream: C,
     key: G,
     process: P,
-    sides: Rc<RefCell<Vec<Rc<dyn Branch>>>>,
+    sides: Branches,
     node: NodeId,
     edge: u32,
 }
@@ -139,10 +136,7 @@ impl<C: Chain, G, P> Stream<Processed<C, G, P>> {
     /// # Panics
     /// If the side output has a stream already.
     pub fn side<X: 'static>(&self, side: &SideOutput<X>) -> Stream<Side<X, C::Time>> {
-        let (branch, chain) = side.take();
-        self.chain.sides.borrow_mut().push(branch);
-        let node = self.flow.node("side", type_name::<X>().to_owned(), Some(self.node));
-        Stream { chain, flow: self.flow.clone(), node }
+        self.beside(&self.chain.sides, side)
     }
 }
 
@@ -164,19 +158,33 @@ where
             Ok((site.shard, Processor::new(process, kept, restored, sides.take(), node, next)))
         });
         let Some((shard, processor)) = opened else { return };
-        match ends {
-            None => upstream.attach(Contribute::new(key, WholeRow, node, processor), graph),
-            Some(ends) => {
-                let to_shards = ToShards::<G::Key, C::Out>::new(shard, ends.to);
-                upstream.attach(Contribute::new(key, WholeRow, node, to_shards), graph);
-                graph.tasks.push(Box::new(Merge::new(ends.from, processor)));
-            }
-        }
+        attach_keyed(upstream, key, WholeRow, processor, (node, shard, ends), graph);
     }
 }
 
+/// The side outputs of a process function that have a stream.
+pub(super) type Branches = Rc<RefCell<Vec<Rc<dyn Branch>>>>;
+
+impl<C> Stream<C> {
+    /// The stream of what the last operator, which has these sides, writes to another.
+    pub(super) fn beside<X: 'static, E>(&self, sides: &Branches, side: &SideOutput<X>) -> Stream<Side<X, E>> {
+        let (branch, chain) = side.take();
+        sides.borrow_mut().push(branch);
+        let node = self.flow.node("side", type_name::<X>().to_owned(), Some(self.node));
+        Stream { chain, flow: self.flow.clone(), node }
+    }
+}
+
+/// Notes which states a process function keeps.
+pub(super) fn note_states<K: Key + Described, T, P: Operate<K, T>>(process: &P, node: NodeId, flow: &Flow) {
+    flow.keeps(node, |keyed| {
+        let notes = declare(process, keyed).bound.notes;
+        flow.change(node, |node| node.notes = notes);
+    });
+}
+
 /// Declares an operator's states and timers.
-pub(super) fn declare<K: Key + Described, T, P: Operate<K, T>>(process: &P, keyed: &PageStore) -> Kept<K, P::State> {
+fn declare<K: Key + Described, T, P: Operate<K, T>>(process: &P, keyed: &PageStore) -> Kept<K, P::State> {
     let bound = Bound::declare_by(keyed.clone(), |declare| process.declare(declare));
     Kept { bound, pending: Pending::declare(keyed) }
 }

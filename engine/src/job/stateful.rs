@@ -7,12 +7,10 @@ use millstream_state::Key;
 use millstream_state::schema::Described;
 
 use super::graph::{Graph, NodeId, Site};
-use super::keyed::KeyedStream;
+use super::keyed::{KeyedStream, attach_keyed};
 use super::stream::Stream;
 use crate::road::chain::{Chain, Stage};
-use crate::road::exchange::ToShards;
-use crate::road::keyed::{Contribute, Keying};
-use crate::road::merge::Merge;
+use crate::road::keyed::Keying;
 use crate::road::stateful::{Any, Handling, KeyedRow, One, Stateful, WholeRow};
 use crate::run::fault::JobError;
 use crate::state::{Bound, KeyedState};
@@ -145,14 +143,7 @@ where
             Ok((site.shard, Stateful::new(bound, handling, node, next)))
         });
         let Some((shard, stateful)) = opened else { return };
-        match ends {
-            None => upstream.attach(Contribute::new(key, WholeRow, node, stateful), graph),
-            Some(ends) => {
-                let to_shards = ToShards::<G::Key, C::Out>::new(shard, ends.to);
-                upstream.attach(Contribute::new(key, WholeRow, node, to_shards), graph);
-                graph.tasks.push(Box::new(Merge::new(ends.from, stateful)));
-            }
-        }
+        attach_keyed(upstream, key, WholeRow, stateful, (node, shard, ends), graph);
     }
 }
 

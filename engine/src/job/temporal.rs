@@ -1,7 +1,5 @@
 //! The temporal join of two keyed streams: what a user says with `as_of`.
 
-use std::any::type_name;
-
 use millstream_state::schema::Described;
 
 use super::connect::{CoProcessed, Connected};
@@ -9,7 +7,7 @@ use super::keyed::KeyedStream;
 use super::stream::Stream;
 use crate::road::chain::Chain;
 use crate::road::has_time::HasEventTime;
-use crate::road::join::{Inner, JoinRow, LeftOuter, Pairing, Temporal};
+use crate::road::join::{Inner, JoinRow, LeftOuter, Temporal};
 use crate::road::keyed::Keying;
 use crate::road::stateful::KeyedRow;
 
@@ -89,7 +87,7 @@ where
         U: 'static,
         F: Fn(&C::Out, &D::Out) -> U + 'static,
     {
-        self.operate("inner", Inner(join))
+        self.connected.operate("as_of", "inner", Temporal::new(Inner(join)))
     }
 
     /// Emits all rows, without a version where none was valid.
@@ -98,11 +96,6 @@ where
         U: 'static,
         F: Fn(&C::Out, Option<&D::Out>) -> U + 'static,
     {
-        self.operate("left outer", LeftOuter(join))
-    }
-
-    fn operate<P: Pairing<C::Out, D::Out>>(self, kind: &str, pairing: P) -> TemporalStream<C, G, D, H, P> {
-        let what = format!("{kind}, {} -> {}", type_name::<G::Key>(), type_name::<P::Out>());
-        self.connected.operate("as_of", what, Temporal::new(pairing))
+        self.connected.operate("as_of", "left outer", Temporal::new(LeftOuter(join)))
     }
 }

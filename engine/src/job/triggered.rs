@@ -8,15 +8,13 @@ use millstream_state::schema::Described;
 use millstream_state::{Fixed, Key, PageStore};
 
 use super::graph::{Graph, NodeId};
-use super::keyed::KeyedStream;
+use super::keyed::{KeyedStream, attach_keyed};
 use super::stream::Stream;
 use super::windowed::{Lenient, WindowedStream, Windowing, restore_with};
 use crate::road::aggregate::{Aggregate, Reduced};
 use crate::road::chain::{Chain, Stage};
-use crate::road::exchange::ToShards;
 use crate::road::has_time::HasEventTime;
-use crate::road::keyed::{Contribute, Keying};
-use crate::road::merge::Merge;
+use crate::road::keyed::Keying;
 use crate::road::stateful::{KeyedRow, WholeRow};
 use crate::road::window::{
     Aligned, Assigned, Assigner, Contents, CountWindow, CountsDistinct, DropLate, Element, Evictor, Folded, Gaps,
@@ -494,14 +492,7 @@ where
         let Some((work, store, blob, shard)) = opened else { return };
         let Some(late) = late.open(late_node, graph) else { return };
         let windows = Triggered::new(work, store, blob, late, node, next);
-        match ends {
-            None => upstream.attach(Contribute::new(key, WholeRow, node, windows), graph),
-            Some(ends) => {
-                let to_shards = ToShards::<G::Key, C::Out>::new(shard, ends.to);
-                upstream.attach(Contribute::new(key, WholeRow, node, to_shards), graph);
-                graph.tasks.push(Box::new(Merge::new(ends.from, windows)));
-            }
-        }
+        attach_keyed(upstream, key, WholeRow, windows, (node, shard, ends), graph);
     }
 }
 

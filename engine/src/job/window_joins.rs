@@ -1,7 +1,5 @@
 //! Joins of what falls into one window: what a user says with `window_join` and `co_group`.
 
-use std::any::type_name;
-
 use millstream_state::schema::Described;
 
 use super::connect::{CoProcessed, Connected};
@@ -9,7 +7,7 @@ use super::keyed::KeyedStream;
 use super::stream::Stream;
 use crate::road::chain::Chain;
 use crate::road::has_time::HasEventTime;
-use crate::road::join::{BothLists, EachPair, Grouped, Grouping, JoinRow};
+use crate::road::join::{BothLists, EachPair, Grouped, JoinRow};
 use crate::road::keyed::Keying;
 use crate::road::stateful::KeyedRow;
 use crate::road::window::{Slides, Sliding, Window};
@@ -158,7 +156,8 @@ where
         U: 'static,
         F: Fn(&C::Out, &D::Out) -> U + 'static,
     {
-        operate(self.connected, "window_join", self.windows, EachPair(join))
+        let join = Grouped::new(Slides::from(self.windows), EachPair(join));
+        self.connected.operate("window_join", &format!("{:?}", self.windows), join)
     }
 }
 
@@ -176,23 +175,7 @@ where
         I: IntoIterator<Item: 'static>,
         F: Fn(&G::Key, Window, &[C::Out], &[D::Out]) -> I + 'static,
     {
-        operate(self.connected, "co_group", self.windows, BothLists(group))
+        let group = Grouped::new(Slides::from(self.windows), BothLists(group));
+        self.connected.operate("co_group", &format!("{:?}", self.windows), group)
     }
-}
-
-fn operate<C, G, D, H, P>(
-    connected: Connected<C, G, D, H>,
-    kind: &'static str,
-    windows: Sliding,
-    grouping: P,
-) -> GroupedStream<C, G, D, H, P>
-where
-    C: Chain<Out: Sized + KeyedRow + JoinRow>,
-    D: Chain<Out: Sized + KeyedRow + JoinRow>,
-    G: Keying<C::Out, Key: Described>,
-    H: Keying<D::Out, Key = G::Key>,
-    P: Grouping<G::Key, C::Out, D::Out>,
-{
-    let what = format!("{windows:?}, {} -> {}", type_name::<G::Key>(), type_name::<P::Out>());
-    connected.operate(kind, what, Grouped::new(Slides::from(windows), grouping))
 }

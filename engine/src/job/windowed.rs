@@ -8,14 +8,14 @@ use millstream_state::{Fixed, Key, PageStore, Table, TableConfig};
 use serde::Deserialize;
 
 use super::graph::{EdgeEnds, Graph, NodeId, Site};
-use super::keyed::KeyedStream;
+use super::keyed::{KeyedStream, attach_keyed};
 use super::stream::Stream;
 use crate::road::aggregate::Aggregate;
 use crate::road::chain::{Chain, Stage};
 use crate::road::combine::Combine;
 use crate::road::exchange::ToShards;
 use crate::road::has_time::Timed;
-use crate::road::keyed::{Combined, Contribute, Folding, KeyedOut, Keying, Raw};
+use crate::road::keyed::{Combined, Folding, KeyedOut, Keying, Raw};
 use crate::road::merge::Merge;
 use crate::road::window::{
     DropLate, LateRows, LateTo, Lateness, Opened, Overlapping, Panes, Slides, Sliding, Tumbling, Windowed, Windows,
@@ -306,14 +306,7 @@ where
 
     fn one_by_one<O: KeyedOut<G::Key, A::Input>>(self, windows: O, graph: &mut Graph) {
         let Before { upstream, key, aggregate, node, edge, shard, .. } = self;
-        match edge {
-            None => upstream.attach(Contribute::new(key, aggregate, node, windows), graph),
-            Some(edge) => {
-                let to_shards = ToShards::<G::Key, A::Input>::new(shard, edge.to);
-                upstream.attach(Contribute::new(key, aggregate, node, to_shards), graph);
-                graph.tasks.push(Box::new(Merge::new(edge.from, windows)));
-            }
-        }
+        attach_keyed(upstream, key, aggregate, windows, (node, shard, edge), graph);
     }
 }
 

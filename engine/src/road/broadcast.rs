@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! rows of keys ─▶ edge to the key's shard ─▶ Merge ─▶ Port ───────┐
-//!                                                                 ├─▶ Processor (process.rs)
+//!                                                                 ├─▶ Processor (processor.rs)
 //! broadcast    ─▶ edge to all shards      ─▶ Merge ─▶ SharedPort ─┘
 //! ```
 //!
@@ -22,7 +22,8 @@ use serde_json::Value as Json;
 use super::chain::Signal;
 use super::connect::{Met, OfBoth, OneOf};
 use super::keyed::{Contributions, KeyedOut};
-use super::operate::Operate;
+use super::operate::{Operate, lifecycle};
+use super::order::Moment;
 use super::process::{BoxError, ProcessContext};
 use super::timers::{Timer, WallTime};
 use crate::run::fault::Fault;
@@ -151,19 +152,19 @@ pub trait BroadcastProcess<K, T, B>: 'static {
 /// What a function may ask while it handles a row of a broadcast.
 pub struct BroadcastContext {
     at: Timestamp,
-    watermark: Timestamp,
-    now: WallTime,
+    moment: Moment,
 }
 
 impl fmt::Debug for BroadcastContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BroadcastContext(at {}, watermark {}, now {})", self.at, self.watermark, self.now)
+        let Moment { watermark, now } = self.moment;
+        write!(f, "BroadcastContext(at {}, watermark {watermark}, now {now})", self.at)
     }
 }
 
 impl BroadcastContext {
-    pub(crate) fn new(at: Timestamp, watermark: Timestamp, now: WallTime) -> BroadcastContext {
-        BroadcastContext { at, watermark, now }
+    pub(super) fn new(at: Timestamp, moment: Moment) -> BroadcastContext {
+        BroadcastContext { at, moment }
     }
 
     /// The event time of the row; [`Timestamp::MIN`] where it was given none.
@@ -175,13 +176,13 @@ impl BroadcastContext {
     /// How far event time has come, of both streams. Shards may see a row at different watermarks.
     #[must_use]
     pub fn watermark(&self) -> Timestamp {
-        self.watermark
+        self.moment.watermark
     }
 
     /// Wall time, as [`ProcessContext::now`](crate::ProcessContext::now). It is another on each shard, and after a restart.
     #[must_use]
     pub fn now(&self) -> WallTime {
-        self.now
+        self.moment.now
     }
 }
 
@@ -212,16 +213,7 @@ where
     B: 'static,
     P: BroadcastProcess<K, T, B>,
 {
-    type State = P::State;
-    type Out = P::Out;
-
-    fn declare<D: Key + Described>(&self, declare: &mut Declare<'_, D>) -> P::State {
-        self.process.declare(declare)
-    }
-
-    fn open(&mut self) -> Result<(), BoxError> {
-        self.process.open()
-    }
+    lifecycle!(process);
 
     #[inline(always)]
     fn on_row(
@@ -267,10 +259,6 @@ where
             self.shared = serde_json::from_value(shared)?;
         }
         Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), BoxError> {
-        self.process.close()
     }
 }
 

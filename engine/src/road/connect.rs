@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! left  ─▶ edge ─▶ Merge ─▶ Port ─┐
-//!                                 ├─▶ barriers aligned, watermarks merged ─▶ Processor (process.rs)
+//!                                 ├─▶ barriers aligned, watermarks merged ─▶ Processor (processor.rs)
 //! right ─▶ edge ─▶ Merge ─▶ Port ─┘
 //! ```
 //!
@@ -14,10 +14,11 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 
 use millstream_state::Key;
+use millstream_state::schema::Described;
 
 use super::chain::Signal;
 use super::keyed::{Contributions, KeyedOut};
-use super::operate::Operate;
+use super::operate::{Operate, lifecycle};
 use super::process::{BoxError, ProcessContext};
 use super::timers::Timer;
 use super::union::Meeting;
@@ -96,7 +97,7 @@ pub trait CoProcess<K, L, R>: 'static {
     type Out: 'static;
 
     /// Declares the states; see [`Process::declare`](crate::Process::declare).
-    fn declare<D: Key + millstream_state::schema::Described>(&self, declare: &mut Declare<'_, D>) -> Self::State {
+    fn declare<D: Key + Described>(&self, declare: &mut Declare<'_, D>) -> Self::State {
         Self::State::declare(declare)
     }
 
@@ -162,16 +163,7 @@ pub(crate) enum OneOf<L, R> {
 pub(crate) struct Paired<P>(pub(crate) P);
 
 impl<K: 'static, L: 'static, R: 'static, P: CoProcess<K, L, R>> Operate<K, OneOf<L, R>> for Paired<P> {
-    type State = P::State;
-    type Out = P::Out;
-
-    fn declare<D: Key + millstream_state::schema::Described>(&self, declare: &mut Declare<'_, D>) -> P::State {
-        self.0.declare(declare)
-    }
-
-    fn open(&mut self) -> Result<(), BoxError> {
-        self.0.open()
-    }
+    lifecycle!(0);
 
     #[inline(always)]
     fn on_row(
@@ -193,10 +185,6 @@ impl<K: 'static, L: 'static, R: 'static, P: CoProcess<K, L, R>> Operate<K, OneOf
         cx: &mut ProcessContext<'_, K, P::Out>,
     ) -> Result<(), BoxError> {
         self.0.on_timer(state, timer, cx)
-    }
-
-    fn close(&mut self) -> Result<(), BoxError> {
-        self.0.close()
     }
 }
 

@@ -51,20 +51,36 @@ pub(crate) trait Operate<K, T>: 'static {
     fn close(&mut self) -> Result<(), BoxError>;
 }
 
+/// What is alike in all functions, however many inputs they have, and goes to the one in a field: what it keeps and makes, its
+/// begin and its end.
+macro_rules! lifecycle {
+    ($process:tt) => {
+        type State = P::State;
+        type Out = P::Out;
+
+        fn declare<D: millstream_state::Key + millstream_state::schema::Described>(
+            &self,
+            declare: &mut $crate::state::Declare<'_, D>,
+        ) -> P::State {
+            self.$process.declare(declare)
+        }
+
+        fn open(&mut self) -> Result<(), $crate::road::process::BoxError> {
+            self.$process.open()
+        }
+
+        fn close(&mut self) -> Result<(), $crate::road::process::BoxError> {
+            self.$process.close()
+        }
+    };
+}
+pub(crate) use lifecycle;
+
 /// A function of one input.
 pub(crate) struct Plain<P>(pub(crate) P);
 
 impl<K: 'static, T: 'static, P: Process<K, T>> Operate<K, T> for Plain<P> {
-    type State = P::State;
-    type Out = P::Out;
-
-    fn declare<D: Key + Described>(&self, declare: &mut Declare<'_, D>) -> P::State {
-        self.0.declare(declare)
-    }
-
-    fn open(&mut self) -> Result<(), BoxError> {
-        self.0.open()
-    }
+    lifecycle!(0);
 
     #[inline(always)]
     fn on_row(&mut self, state: &mut P::State, row: T, cx: &mut ProcessContext<'_, K, P::Out>) -> Result<(), BoxError> {
@@ -78,9 +94,5 @@ impl<K: 'static, T: 'static, P: Process<K, T>> Operate<K, T> for Plain<P> {
         cx: &mut ProcessContext<'_, K, P::Out>,
     ) -> Result<(), BoxError> {
         self.0.on_timer(state, timer, cx)
-    }
-
-    fn close(&mut self) -> Result<(), BoxError> {
-        self.0.close()
     }
 }

@@ -158,3 +158,36 @@ impl<X: 'static> Branch for End<X> {
         }
     }
 }
+
+/// All that an operator feeds beside the next stage.
+pub(crate) trait Sides: 'static {
+    /// Hands on the rows that were written since the last time.
+    fn hand_on(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault>;
+    fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault>;
+    /// Whether there is room on all of them.
+    fn ready(&mut self) -> bool;
+    fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault>;
+    fn states(&mut self, visitor: &mut dyn StateVisitor);
+}
+
+impl Sides for Vec<Rc<dyn Branch>> {
+    fn hand_on(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        self.iter().try_for_each(|side| side.hand_on(cx))
+    }
+
+    fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
+        self.iter().try_for_each(|side| side.signal(signal, cx))
+    }
+
+    fn ready(&mut self) -> bool {
+        self.iter().all(|side| side.ready())
+    }
+
+    fn resume(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        self.iter().try_fold(Progress::Idle, |deeper, side| Ok(deeper.or(side.resume(cx)?)))
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
+        self.iter().for_each(|side| side.states(visitor));
+    }
+}

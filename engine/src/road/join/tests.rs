@@ -11,7 +11,7 @@ use crate::road::chain::{Signal, Stage};
 use crate::road::connect::{CoProcess, OneOf, Paired, Port, ports};
 use crate::road::keyed::{Contributions, KeyedOut};
 use crate::road::operate::Operate;
-use crate::road::process::{Kept, ProcessBlob, Processor};
+use crate::road::processor::{Kept, ProcessBlob, Processor};
 use crate::road::rows::Rows;
 use crate::road::timers::Pending;
 use crate::run::fault::Fault;

@@ -8,9 +8,10 @@ use crate::job::graph::{Graph, NodeId};
 use crate::road::chain::{Signal, Stage};
 use crate::road::dense::{Dense, Piece};
 use crate::road::rows::BATCH_ROWS;
+use crate::road::side::Sides;
 use crate::road::sink::{Guarantee, Sink, SinkStage};
 use crate::run::fault::Fault;
-use crate::run::task::{Cx, StateVisitor};
+use crate::run::task::{Cx, Progress, StateVisitor};
 use crate::time::Timestamp;
 
 /// A row that came too late for all its windows, as it reached them: what is left of it on its key's shard.
@@ -93,9 +94,10 @@ impl<K: Copy + 'static, V: 'static> LateRows<K, V> {
             self.rows.push(Late { key: *key, value, at }, at);
         }
     }
+}
 
-    /// After a batch: what was gathered moves on.
-    pub(super) fn batch_done(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
+impl<K: Copy + 'static, V: 'static> Sides for LateRows<K, V> {
+    fn hand_on(&mut self, cx: &mut Cx<'_>) -> Result<(), Fault> {
         let Some(next) = &mut self.next else { return Ok(()) };
         for piece in self.rows.pieces(BATCH_ROWS) {
             next.dense(&piece, cx)?;
@@ -104,15 +106,20 @@ impl<K: Copy + 'static, V: 'static> LateRows<K, V> {
         Ok(())
     }
 
-    pub(super) fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
+    fn signal(&mut self, signal: Signal, cx: &mut Cx<'_>) -> Result<(), Fault> {
         self.next.as_mut().map_or(Ok(()), |next| next.signal(signal, cx))
     }
 
-    pub(super) fn ready(&mut self) -> bool {
+    fn ready(&mut self) -> bool {
         self.next.as_mut().is_none_or(|next| next.ready())
     }
 
-    pub(super) fn states(&mut self, visitor: &mut dyn StateVisitor) {
+    /// A sink has nothing that it deferred.
+    fn resume(&mut self, _cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        Ok(Progress::Idle)
+    }
+
+    fn states(&mut self, visitor: &mut dyn StateVisitor) {
         if let Some(next) = &mut self.next {
             next.states(visitor);
         }

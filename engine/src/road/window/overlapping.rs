@@ -24,6 +24,7 @@ use crate::road::chain::{Signal, Stage};
 use crate::road::dense::Dense;
 use crate::road::keyed::{Contributions, Folding, KeyedOut};
 use crate::road::rows::BATCH_ROWS;
+use crate::road::side::Sides;
 use crate::run::fault::Fault;
 use crate::run::task::{Cx, Progress, StateVisitor};
 use crate::time::Timestamp;
@@ -200,7 +201,7 @@ where
                 self.late.take(batch.key(index).borrow(), batch.value(index), at);
             }
         }
-        self.late.batch_done(cx)
+        self.late.hand_on(cx)
     }
 
     /// Folds one row behind the watermark, and emits those of its windows anew that were emitted and are kept.

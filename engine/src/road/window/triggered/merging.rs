@@ -10,7 +10,8 @@ use super::contents::Contents;
 use super::kinds::WindowKind;
 use super::slot::{ALL, ARMED, Cell, Core, FILLED, Stored, WindowSlots, within};
 use super::trigger::TriggerFor;
-use super::work::{Moment, Work, judged, take};
+use super::work::{Work, judged, take};
+use crate::road::order::Moment;
 use crate::road::timers::{Timers, WallTime};
 use crate::time::Timestamp;
 

@@ -9,7 +9,7 @@
 //! notes of the window. A row in a window that is there costs one look-up. Windows of event time that fire at their end
 //! and nowhere else are cheaper on panes (`tumbling.rs`, `overlapping.rs`), so these come here only when asked for more.
 //!
-//! The order of rows, timers and marks is that of process functions (`road/process.rs`): a watermark passes on behind the
+//! The order of rows, timers and marks is that of process functions (`road/order.rs`): a watermark passes on behind the
 //! timers that it fires, and what comes meanwhile waits. What differs is what a timer is of: not of a key but of a key's
 //! window, so that a key with a thousand windows is not searched for the one that is meant.
 //!
@@ -23,7 +23,7 @@
 //! | `slot.rs` | the entry of a key and window |
 //! | `work.rs` | what becomes of a row and of a timer |
 //! | `merging.rs` | the same where windows merge |
-//! | `operator.rs` | the order of rows, timers and marks |
+//! | `operator.rs` | the operator: that work, in the order of rows, timers and marks |
 
 mod contents;
 mod evictor;

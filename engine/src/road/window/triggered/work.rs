@@ -12,6 +12,7 @@ use super::slot::{ALL, ARMED, Cell, Core, FILLED, Of, Slot, Stored, WindowSlots,
 use super::trigger::{TriggerContext, TriggerFor, Verdict};
 use super::{Pane, Timing};
 use crate::road::dense::Dense;
+use crate::road::order::Moment;
 use crate::road::timers::{Pending, Timers, WallTime};
 use crate::time::Timestamp;
 
@@ -26,13 +27,6 @@ pub(crate) struct Rules<W, R> {
     pub(crate) lateness_ms: i64,
     /// Results are windows of their own, as those of a count are: none comes early.
     pub(crate) is_counted: bool,
-}
-
-/// How far both times have come.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
-    pub(super) watermark: Timestamp,
-    pub(super) now: WallTime,
 }
 
 /// A window, and what of it time has to come to.
