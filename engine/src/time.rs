@@ -165,6 +165,12 @@ impl BatchClock {
         }
     }
 
+    /// Monotonic time, read anew.
+    #[must_use]
+    pub(crate) fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
     /// Another batch begins.
     #[inline(always)]
     pub(crate) fn forget(&self) {

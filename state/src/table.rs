@@ -298,10 +298,16 @@ impl<K: Key, V: Fixed> Table<K, V> {
     #[must_use]
     pub fn get_ref(&self, namespace: Namespace, key: &K) -> Option<&V> {
         let (page, line, slot) = self.find(namespace, key)?;
+        Some(self.value_at(page, line, slot))
+    }
+
+    /// The value of an entry that was found.
+    #[inline(always)]
+    fn value_at(&self, page: u32, line: usize, slot: usize) -> &V {
         let bucket = self.pages.segment.page(page)[line * LINE_BYTES..].as_ptr().cast_mut();
         // SAFETY: a taken slot holds a valid value, aligned by the geometry; it is of this table's pages, and nobody
         // writes to those while the table is borrowed.
-        Some(unsafe { &*value_in::<K, V>(bucket, slot) })
+        unsafe { &*value_in::<K, V>(bucket, slot) }
     }
 
     /// Changes the value of a key in place, putting `init()` there first if there is none.
@@ -322,8 +328,8 @@ impl<K: Key, V: Fixed> Table<K, V> {
 
     /// Takes an entry out, and returns its value if there was one.
     pub fn remove(&mut self, namespace: Namespace, key: &K) -> Option<V> {
-        let value = self.get(namespace, key)?;
         let (page, line, slot) = self.find(namespace, key)?;
+        let value = *self.value_at(page, line, slot);
         self.take_out(namespace, page, line, slot);
         Some(value)
     }

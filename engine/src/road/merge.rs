@@ -49,8 +49,9 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Merge<K, V, O> {
     /// once all of it is taken; it then goes back to where it came from.
     fn take(&mut self, input: usize, buffer: Buffer, mut taken: usize, cx: &mut Cx<'_>) -> Result<bool, Fault> {
         let rows = Packed::<K, V>::new(buffer.payload());
+        let before = taken;
         while taken < rows.len() {
-            if !self.out.ready() {
+            if !self.out.ready() || (taken > before && !cx.has_time()) {
                 self.inputs[input].open = Some((buffer, taken));
                 return Ok(false);
             }
@@ -110,6 +111,9 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Task for Merge<K, V, O> {
                     break;
                 }
             }
+            if !cx.has_time() {
+                break;
+            }
         }
         for input in 0..self.inputs.len() {
             for _ in 0..BUFFERS_PER_TURN {
@@ -132,8 +136,8 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Task for Merge<K, V, O> {
                 let Input { receiver, open, .. } = &mut self.inputs[input];
                 let Some((buffer, taken)) = open.take().or_else(|| Some((receiver.receive()?, 0))) else { break };
                 progress = Progress::Worked;
-                if !self.take(input, buffer, taken, cx)? {
-                    return Ok(progress);
+                if !self.take(input, buffer, taken, cx)? || !cx.has_time() {
+                    break;
                 }
             }
         }

@@ -30,7 +30,7 @@ use super::dense::Dense;
 use super::keyed::{Contributions, KeyedOut};
 use super::rows::BATCH_ROWS;
 use super::side::Sides;
-use super::timers::{Pending, Timer, WallTime};
+use super::timers::{AHEAD, Pending, Timer, WallTime};
 use crate::epoch::Barrier;
 use crate::job::graph::NodeId;
 use crate::run::fault::Fault;
@@ -88,6 +88,9 @@ pub(crate) trait WithTimers<K, T>: 'static {
 
     /// Before a slice of what fires, or was held.
     fn before_slice(&mut self, _moment: Moment) {}
+
+    /// Asks the memory for what the timers meet that fire next.
+    fn look_ahead(&mut self, watermark: Timestamp);
 
     /// Where what a row of the key meets will lie; none where that is not known before the row is looked at.
     fn hash_ahead(&self, key: &K) -> Option<u64>;
@@ -364,7 +367,10 @@ where
         }
         cx.enter(self.work.node());
         self.work.before_slice(self.moment(cx));
-        for _ in 0..SLICE {
+        for step in 0..SLICE {
+            if step % AHEAD == 0 && self.work.pending().event.is_due(self.watermark.0) {
+                self.work.look_ahead(self.watermark);
+            }
             if self.work.out().len() >= BATCH_ROWS || self.go_on(cx)? != Step::Done {
                 break;
             }

@@ -19,7 +19,7 @@ use super::operate::Operate;
 use super::order::{InOrder, Moment, WithTimers};
 use super::process::ProcessContext;
 use super::side::Branch;
-use super::timers::{Pending, Timer};
+use super::timers::{AHEAD, Pending, Timer};
 use crate::job::graph::NodeId;
 use crate::run::fault::Fault;
 use crate::state::Bound;
@@ -149,9 +149,17 @@ where
     }
 
     fn before_slice(&mut self, moment: Moment) {
+        self.kept.bound.set_now(moment.now.0);
+    }
+
+    fn look_ahead(&mut self, watermark: Timestamp) {
         let Kept { bound, pending } = &mut self.kept;
-        bound.set_now(moment.now.0);
-        pending.event.look_ahead(moment.watermark.0, |hashes| bound.prefetch(hashes));
+        let (mut hashes, mut count) = ([0; AHEAD], 0);
+        pending.event.look_ahead(watermark.0, |key| {
+            hashes[count] = key.hash64();
+            count += 1;
+        });
+        bound.prefetch(&hashes[..count]);
     }
 
     #[inline(always)]

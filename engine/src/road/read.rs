@@ -229,6 +229,9 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> Task for SourceTask<S, N> {
                     break;
                 }
             }
+            if !cx.has_time() {
+                break;
+            }
         }
         if !self.announced {
             self.announce(cx)?;
@@ -261,6 +264,7 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> Task for SourceTask<S, N> {
                 return Ok(progress);
             }
             match self.read_batch(cx)? {
+                Progress::Worked if !cx.has_time() => return Ok(Progress::Worked),
                 Progress::Worked => progress = Progress::Worked,
                 _ if self.splits.iter().all(|split| split.standing == Standing::Ended) => {
                     self.ended = true;

@@ -11,15 +11,15 @@ use serde_json::Value as Json;
 use super::super::WindowsBlob;
 use super::super::lateness::LateRows;
 use super::contents::Contents;
-use super::kinds::WindowKind;
-use super::slot::{ALL, Of, within};
+use super::kinds::{Meeting, WindowKind};
+use super::slot::{ALL, Cell, Of, WindowSlots, within};
 use super::trigger::TriggerFor;
 use super::work::Work;
 use crate::job::graph::NodeId;
 use crate::road::chain::Stage;
 use crate::road::dense::Dense;
 use crate::road::order::{InOrder, Moment, WithTimers};
-use crate::road::timers::{Pending, Timer};
+use crate::road::timers::{AHEAD, Pending, Timer};
 use crate::run::fault::Fault;
 use crate::time::Timestamp;
 
@@ -110,6 +110,18 @@ where
 
     fn fires_at_the_end(&self) -> bool {
         self.work.rules.kind.is_processing()
+    }
+
+    fn look_ahead(&mut self, watermark: Timestamp) {
+        let WindowSlots { slots, pending } = &self.work.kept;
+        let (mut hashes, mut count) = ([0; AHEAD], 0);
+        pending.event.look_ahead(watermark.0, |of| {
+            // A window that merges is found from its key's first place.
+            let of = if W::Meeting::MERGES { within(of.parts().0, Cell::number(0)) } else { *of };
+            hashes[count] = of.hash64();
+            count += 1;
+        });
+        slots.prefetch(ALL, &hashes[..count]);
     }
 
     #[inline(always)]
