@@ -10,7 +10,6 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use glommio::timer::Timer;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 use millstream_network::Doorbell;
-use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_state::{Epoch, Manifest, Part, Store};
 
 use super::fault::JobError;
@@ -23,6 +22,8 @@ use crate::job::config::Config;
 use crate::job::flow::Factory;
 use crate::job::graph::Plan;
 
+/// Shards that are turned by one thread gain nothing from more buffers under way, and a test starts many of them.
+const BUFFERS_PER_LANE: usize = 4;
 /// Rounds without a move, each with a flush, after which a job is taken to stand still: what a flush sends on arrives in
 /// the round after it at the latest.
 const QUIET_ROUNDS: u32 = 3;
