@@ -277,6 +277,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::road::trial::cases;
 
     fn pending() -> (PageStore, Pending<u32>) {
         let store = PageStore::new(TableConfig { bytes_max: 1 << 26, ..TableConfig::default() }).unwrap();
@@ -315,7 +316,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+        #![proptest_config(cases(64))]
 
         /// Set, deleted, fired and sorted anew in any order: a sorted map, and the pages hold what the index holds.
         #[test]
