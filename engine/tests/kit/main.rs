@@ -11,3 +11,4 @@ mod itself;
 mod operators;
 mod script;
 mod sine;
+mod wall_time;
