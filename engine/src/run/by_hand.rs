@@ -13,6 +13,7 @@ use millstream_network::Doorbell;
 use millstream_state::{Epoch, Manifest, Part, Store};
 
 use super::fault::JobError;
+use super::io::close_what_was_dropped;
 use super::process::{lay_edges, manifest};
 use super::shard::{News, Order, Shard, ShardStart};
 use super::task::Progress;
@@ -64,6 +65,19 @@ struct Shards {
 struct Turned {
     shard: Shard,
     orders: Sender<Order>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let shards = std::mem::take(&mut self.shards.shards);
+        // A test that has failed already says so better than its executor would.
+        if !std::thread::panicking() {
+            on(&self.executor, async move {
+                drop(shards);
+                close_what_was_dropped().await;
+            });
+        }
+    }
 }
 
 impl Attempt {

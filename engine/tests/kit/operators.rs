@@ -315,7 +315,7 @@ impl Process<u64, Row> for Bucketed {
 
     fn on_timer(&mut self, buckets: &mut Buckets, _: Timer, cx: &mut Cx<'_>) -> Result<(), BoxError> {
         let last = cx.timestamp();
-        let sum = buckets.sums.get(&last.0).map(|sum| *sum);
+        let sum = buckets.sums.get(&last.0).copied();
         cx.emit(format!("{} {last} {sum:?}", cx.key()));
         buckets.sums.remove(&last.0);
         Ok(())
