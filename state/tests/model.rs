@@ -324,8 +324,14 @@ fn a_snapshot_of_everything_is_of_its_barrier() {
     }
 }
 
+/// As many cases as `PROPTEST_CASES` says, or so many.
+fn cases(usual: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases: usual, ..config } }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn a_table_of_numbers_is_a_map(steps in steps(60)) {

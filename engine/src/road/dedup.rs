@@ -64,7 +64,8 @@ impl<K: Key, T: 'static> Process<K, T> for Dedup<T> {
             cx.is_late();
             return Ok(());
         }
-        if passed.until.get().is_none_or(|until| *until <= at.0) {
+        // One that ends with time itself may reach beyond it.
+        if passed.until.get().is_none_or(|until| *until <= at.0 && *until < i64::MAX) {
             let until = at.plus_ms(ttl_ms);
             passed.until.set(until.0);
             cx.timers().event(until);

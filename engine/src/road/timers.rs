@@ -347,6 +347,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::road::trial::cases;
 
     fn pending() -> (PageStore, Pending<u32>) {
         let store = PageStore::new(TableConfig { bytes_max: 1 << 26, ..TableConfig::default() }).unwrap();
@@ -381,7 +382,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+        #![proptest_config(cases(64))]
 
         /// Set, deleted, fired and listed anew in any order: a sorted set, lists hold what the pages hold, and of what is gone
         /// no more than it takes to come across it.

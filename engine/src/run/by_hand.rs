@@ -10,10 +10,10 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use glommio::timer::Timer;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 use millstream_network::Doorbell;
-use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_state::{Epoch, Manifest, Part, Store};
 
 use super::fault::JobError;
+use super::io::close_what_was_dropped;
 use super::process::{lay_edges, manifest};
 use super::shard::{News, Order, Shard, ShardStart};
 use super::task::Progress;
@@ -23,6 +23,8 @@ use crate::job::config::Config;
 use crate::job::flow::Factory;
 use crate::job::graph::Plan;
 
+/// Shards that are turned by one thread gain nothing from more buffers under way, and a test starts many of them.
+const BUFFERS_PER_LANE: usize = 4;
 /// Rounds without a move, each with a flush, after which a job is taken to stand still: what a flush sends on arrives in
 /// the round after it at the latest.
 const QUIET_ROUNDS: u32 = 3;
@@ -63,6 +65,19 @@ struct Shards {
 struct Turned {
     shard: Shard,
     orders: Sender<Order>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let shards = std::mem::take(&mut self.shards.shards);
+        // A test that has failed already says so better than its executor would.
+        if !std::thread::panicking() {
+            on(&self.executor, async move {
+                drop(shards);
+                close_what_was_dropped().await;
+            });
+        }
+    }
 }
 
 impl Attempt {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use glommio::io::BufferedFile;
 use glommio::timer::Timer;
-use glommio::{Latency, Shares, TaskQueueHandle};
+use glommio::{Latency, Shares, Task, TaskQueueHandle};
 use millstream_state::Store;
 
 use super::panics;
@@ -41,6 +41,8 @@ pub(crate) struct IoRoom {
     pending: Rc<Cell<usize>>,
     panicked: Rc<RefCell<Option<String>>>,
     always_ready: BufferedFile,
+    /// They wait for ever, with a descriptor each: they go when the room does.
+    listeners: RefCell<Vec<Task<()>>>,
 }
 
 /// The loop's one wait point: whoever has news for it rings.
@@ -71,6 +73,7 @@ impl IoRoom {
             pending: Rc::default(),
             panicked: Rc::default(),
             always_ready: always_ready_file()?,
+            listeners: RefCell::default(),
         });
         room.wake_on(doorbell)?;
         Ok(room)
@@ -109,7 +112,7 @@ impl IoRoom {
     pub(crate) fn wake_on(&self, fd: RawFd) -> io::Result<()> {
         let file = duplicate(fd)?;
         let wake = self.wake.clone();
-        glommio::spawn_local_into(
+        let listener = glommio::spawn_local_into(
             async move {
                 // An event descriptor wants exactly 8 bytes of room or more; inotify wants room for a whole event.
                 while file.read_at(0, 4096).await.is_ok_and(|read| !read.is_empty()) {
@@ -118,8 +121,8 @@ impl IoRoom {
             },
             self.queue,
         )
-        .expect("the room's own queue exists")
-        .detach();
+        .expect("the room's own queue exists");
+        self.listeners.borrow_mut().push(listener);
         Ok(())
     }
 
@@ -150,6 +153,15 @@ impl IoRoom {
         })
         .await;
     }
+}
+
+/// How long the rings move behind a room: tasks that were dropped with it are taken down, then their files are closed.
+const LAST_PASSES: Duration = Duration::from_millis(1);
+
+/// Lets glommio close what was dropped. An executor that ends before it has leaves descriptors behind, a few for each
+/// attempt of a job.
+pub(crate) async fn close_what_was_dropped() {
+    Timer::new(LAST_PASSES).await;
 }
 
 /// The value that `work` comes to, or its panic in words.

@@ -23,7 +23,7 @@ use millstream_network::Doorbell;
 use millstream_state::{Epoch, Manifest, PageStore, Part, Restored, Savepoint, SnapshotSize, Store};
 
 use super::fault::{Fault, JobError};
-use super::io::{IoRoom, Slot};
+use super::io::{IoRoom, Slot, close_what_was_dropped};
 use super::metrics::{ShardCounters, ShardReport};
 use super::panics;
 use super::residence::{Look, Residence};
@@ -113,6 +113,12 @@ pub(crate) struct ShardStart {
 
 /// Runs a shard to its end on the current executor.
 pub(crate) async fn run(start: ShardStart) -> ShardReport {
+    let report = run_and_drop(start).await;
+    close_what_was_dropped().await;
+    report
+}
+
+async fn run_and_drop(start: ShardStart) -> ShardReport {
     let (shard, news) = (start.shard, start.news.clone());
     // The lead has gone only if it was torn down itself; there is nobody left to tell.
     let tell = |message| drop(news.send((shard, message)));

@@ -1,9 +1,12 @@
 //! Joins word by word, in the operator itself: what each emits when, and what it keeps.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use millstream_state::{PageStore, TableConfig};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 use super::*;
 use crate::job::graph::NodeId;
@@ -14,6 +17,8 @@ use crate::road::operate::Operate;
 use crate::road::processor::{Kept, ProcessBlob, Processor};
 use crate::road::rows::Rows;
 use crate::road::timers::Pending;
+use crate::road::trial::cases;
+use crate::road::window::{Slides, Sliding, Window};
 use crate::run::fault::Fault;
 use crate::run::task::{Cx, Progress, StateVisitor};
 use crate::state::Bound;
@@ -227,5 +232,154 @@ fn the_ends_of_time_are_times_like_others() {
         let pairs: Vec<Pair> = out.into_iter().map(|(pair, _)| pair).collect();
         assert_eq!(pairs, expected, "{lower_ms}..={upper_ms}");
         assert!(rig.is_empty(), "{lower_ms}..={upper_ms}");
+    }
+}
+
+/// What the definition says of rows that were not late: pairs, and rows alone with the times at which that is known.
+fn by_definition(lefts: &[i64], rights: &[i64], (lower, upper): (i64, i64)) -> Vec<(Pair, i64)> {
+    let met = |left: &i64, right: &i64| (lower..=upper).contains(&(right - left));
+    let mut expected = Vec::new();
+    for left in lefts {
+        expected
+            .extend(rights.iter().filter(|right| met(left, right)).map(|right| ((*left, *right), *left.max(right))));
+        if !rights.iter().any(|right| met(left, right)) {
+            expected.push(((*left, -1), left + upper.max(0)));
+        }
+    }
+    let alone = rights.iter().filter(|right| !lefts.iter().any(|left| met(left, right)));
+    expected.extend(alone.map(|right| ((-1, *right), right + (-lower).max(0))));
+    expected.sort_unstable();
+    expected
+}
+
+proptest! {
+    #![proptest_config(cases(400))]
+
+    /// Rows before, at and behind the watermark, in any order: every pair of rows that were not late comes once, when its
+    /// second row does; a row alone when the watermark has shown that it is, and nothing is kept for longer than that.
+    #[test]
+    fn interval_joins_are_what_their_definition_says(
+        lower in -9_i64..9, length in 0_i64..9, steps in vec((0_u8..5, 1_i64..9), 0..60),
+    ) {
+        let upper = lower + length;
+        let mut rig = full_interval(lower, upper);
+        let (mut watermark, mut late, mut lefts, mut rights, mut out) = (100, 0, Vec::new(), Vec::new(), Vec::new());
+        rig.play("W100");
+        for (kind, by) in steps {
+            // One of four lies behind the watermark.
+            let (at, is_late) = if by == 8 { (watermark - 1, true) } else { (watermark + by, false) };
+            let came = match kind {
+                0 => {
+                    watermark += by;
+                    rig.play(&format!("W{watermark}"))
+                }
+                1 | 2 => {
+                    if is_late { late += 1 } else { lefts.push(at) }
+                    rig.play(&format!("l{at}"))
+                }
+                _ => {
+                    if is_late { late += 1 } else { rights.push(at) }
+                    rig.play(&format!("r{at}"))
+                }
+            };
+            // A pair comes with a row, a row alone with time or, where none can come any more, with itself.
+            for ((left, right), at) in &came {
+                prop_assert!(*at > watermark || kind == 0, "({left}, {right}) at {at} behind {watermark}");
+            }
+            out.extend(came);
+            prop_assert_eq!(rig.late(), late);
+            let open = |rows: &[i64], reach: i64| rows.iter().filter(|at| *at + reach > watermark).count();
+            prop_assert_eq!(rig.entries("left.rows"), open(&lefts, upper));
+            prop_assert_eq!(rig.entries("right.rows"), open(&rights, -lower));
+        }
+        out.extend(rig.play("Wmax"));
+        out.sort_unstable();
+        prop_assert_eq!(out, by_definition(&lefts, &rights, (lower, upper)));
+        prop_assert!(rig.is_empty());
+    }
+
+    /// A co-group, of which every other join of windows can be made: both lists of each window that has rows, once, with
+    /// all rows that came before it was complete; and late are those all of whose windows were.
+    #[test]
+    fn groups_are_what_their_definition_says(
+        size in 1_i64..12, slide in 1_i64..12, offset in 0_i64..12, steps in vec((0_u8..5, -15_i64..9), 0..60),
+    ) {
+        let windows = Sliding::try_of_ms(size, slide, offset % slide).unwrap();
+        let lists = |_: &u64, window: Window, left: &[i64], right: &[i64]| {
+            // The rows of each side as one number: how many, and their sum.
+            let told = |rows: &[i64]| rows.len() as i64 * 1_000_000 + rows.iter().sum::<i64>();
+            [(told(left), told(right) * 1_000 + window.start.0)]
+        };
+        let mut rig = Rig::new(Grouped::new(Slides::from(windows), BothLists(lists)));
+        let (mut watermark, mut late, mut out) = (100, 0, Vec::new());
+        let mut groups = BTreeMap::<Window, [Vec<i64>; 2]>::new();
+        rig.play("W100");
+        for (kind, by) in steps {
+            if kind == 0 {
+                watermark += by.max(0);
+                out.extend(rig.play(&format!("W{watermark}")));
+                continue;
+            }
+            let (at, side) = (watermark + by, usize::from(kind > 2));
+            let all = windows.windows_of(Timestamp(at));
+            let open: Vec<Window> = all.iter().copied().filter(|window| window.end.0 - 1 > watermark).collect();
+            late += u64::from(open.is_empty() && !all.is_empty());
+            open.into_iter().for_each(|window| groups.entry(window).or_default()[side].push(at));
+            prop_assert_eq!(rig.play(&format!("{}{at}", ["l", "r"][side])), []);
+            prop_assert_eq!(rig.late(), late);
+        }
+        out.extend(rig.play("Wmax"));
+        out.sort_unstable();
+        let mut expected: Vec<(Pair, i64)> = groups
+            .into_iter()
+            .map(|(window, [left, right])| {
+                let [(left, right)] = lists(&7, window, &left, &right);
+                ((left, right), window.end.0 - 1)
+            })
+            .collect();
+        expected.sort_unstable();
+        prop_assert_eq!(out, expected);
+        prop_assert!(rig.is_empty());
+    }
+
+    /// A temporal join with rows and versions ahead of the watermark, in any order.
+    #[test]
+    fn rows_meet_the_last_version_before_them(steps in vec((0_u8..5, 1_i64..12), 0..60)) {
+        let versioned = |left: &i64, right: Option<&i64>| (*left, right.copied().unwrap_or(-1));
+        let mut rig = Rig::new(Temporal::new(LeftOuter(versioned)));
+        let (mut watermark, mut lefts, mut rights, mut out) = (100, Vec::new(), Vec::new(), Vec::new());
+        rig.play("W100");
+        for (kind, by) in steps {
+            let at = watermark + by;
+            let came = match kind {
+                0 => {
+                    watermark = at;
+                    rig.play(&format!("W{at}"))
+                }
+                1 | 2 => {
+                    lefts.push(at);
+                    rig.play(&format!("l{at}"))
+                }
+                _ => {
+                    rights.push(at);
+                    rig.play(&format!("r{at}"))
+                }
+            };
+            prop_assert!(kind == 0 || came.is_empty(), "{:?} before its time", came);
+            prop_assert_eq!(rig.entries("left.rows"), lefts.iter().filter(|at| **at > watermark).count());
+            prop_assert_eq!(rig.entries("right.rows"), rights.iter().filter(|at| **at > watermark).count());
+            prop_assert_eq!(rig.entries("valid"), usize::from(rights.iter().any(|at| *at <= watermark)));
+            out.extend(came);
+        }
+        out.extend(rig.play("Wmax"));
+        out.sort_unstable();
+        let of = |left: &i64| {
+            let version = rights.iter().copied().filter(|right| right <= left).max();
+            ((*left, version.unwrap_or(-1)), *left)
+        };
+        let mut expected: Vec<(Pair, i64)> = lefts.iter().map(of).collect();
+        expected.sort_unstable();
+        prop_assert_eq!(out, expected);
+        prop_assert_eq!(rig.late(), 0);
     }
 }

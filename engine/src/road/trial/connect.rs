@@ -5,7 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::record::{Out, record};
-use super::{Cruelty, Ends, Scripted, Word, play, words};
+use super::{Cruelty, Ends, Scripted, Word, cases, play, words};
 use crate::job::stream::Stream;
 use crate::road::broadcast::{BroadcastContext, BroadcastProcess};
 use crate::road::has_time::TimedChain;
@@ -143,7 +143,7 @@ impl BroadcastProcess<u64, u64, u64> for Heard {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(cases(24))]
 
     /// With any flushes, barriers, crashes and aborts, on any number of shards.
     #[test]

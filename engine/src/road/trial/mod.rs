@@ -31,6 +31,7 @@ use glommio::timer::Timer;
 use glommio::{LocalExecutorBuilder, Placement};
 use millstream_network::Doorbell;
 use millstream_state::{Epoch, FORMAT_VERSION, Manifest, Store};
+use proptest::test_runner::Config as ProptestConfig;
 
 use self::record::{Out, Record};
 use super::chain::{Chain, Signal, Stage};
@@ -50,6 +51,12 @@ use crate::time::{BatchClock, Timestamp};
 
 /// Silence after which a source on trial takes a split for idle.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(10);
+
+/// So many cases, or as many as `PROPTEST_CASES` says. A case here is long: one that fails is not shrunk for ever.
+pub(crate) fn cases(usual: u32) -> ProptestConfig {
+    let config = ProptestConfig { max_shrink_iters: 300, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases: usual, ..config } }
+}
 
 /// One word of a script.
 #[derive(Clone, PartialEq, Eq, Debug)]

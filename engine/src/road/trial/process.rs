@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::record::{Out, Record, record};
-use super::{Cruelty, Ends, Outcome, Scripted, Word, play, words};
+use super::{Cruelty, Ends, Outcome, Scripted, Word, cases, play, words};
 use crate::job::stream::Stream;
 use crate::road::process::{BoxError, Process, ProcessContext};
 use crate::road::timers::{Timer, WallTime};
@@ -307,7 +307,7 @@ pub(super) fn script(barriers: usize) -> impl Strategy<Value = Vec<Word>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(cases(40))]
 
     /// With any flushes, barriers, crashes and aborts, on any number of shards: the plain answer, in order.
     #[test]

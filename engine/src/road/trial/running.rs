@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::record::{Out, Record, record};
-use super::{Cruelty, Ends, Outcome, Word, play, words};
+use super::{Cruelty, Ends, Outcome, Word, cases, play, words};
 use crate::job::stream::Stream;
 use crate::road::aggregate::{Count, Sum};
 use crate::road::chain::Chain;
@@ -102,7 +102,7 @@ fn script(barriers: usize) -> impl Strategy<Value = Vec<Word>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 30, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(cases(30))]
 
     /// With any flushes, barriers, crashes and aborts, on any number of shards: the plain answer, in order.
     #[test]

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::record::{Out, Record, record};
-use super::{Cruelty, Ends, Outcome, Scripted, Word, play, words};
+use super::{Cruelty, Ends, Outcome, Scripted, Word, cases, play, words};
 use crate::job::flow::Flow;
 use crate::job::stream::Stream;
 use crate::road::aggregate::{Count, Max, Sum};
@@ -198,7 +198,7 @@ fn any_shape() -> impl Strategy<Value = Shape> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, max_shrink_iters: 300, ..ProptestConfig::default() })]
+    #![proptest_config(cases(120))]
 
     #[test]
     fn one_shard_does_as_the_slow_twin(shape in any_shape(), script in any_script()) {
@@ -232,7 +232,7 @@ fn punctual_script(barriers: usize) -> impl Strategy<Value = Vec<Word>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(cases(40))]
 
     /// On any number of shards, folded first or not, with barriers that complete, crash or come to nothing.
     #[test]

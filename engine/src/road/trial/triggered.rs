@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::process::script;
 use super::record::{Record, record};
-use super::{Cruelty, Ends, Scripted, Word, play, words};
+use super::{Cruelty, Ends, Scripted, Word, cases, play, words};
 use crate::job::stream::Stream;
 use crate::road::aggregate::{Count, Sum};
 use crate::road::chain::Chain;
@@ -193,7 +193,7 @@ fn silences(scripts: &[Vec<Word>]) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 30, max_shrink_iters: 100, ..ProptestConfig::default() })]
+    #![proptest_config(cases(30))]
 
     /// With any flushes, barriers, crashes and aborts, on any number of shards: the plain answer, each session once.
     #[test]

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::record::{Out, Record, record};
-use super::{Cruelty, Ends, Outcome, Scripted, Word, play, words};
+use super::{Cruelty, Ends, Outcome, Scripted, Word, cases, play, words};
 use crate::job::flow::Flow;
 use crate::job::stream::Stream;
 use crate::road::aggregate::{Count, Sum};
@@ -222,7 +222,7 @@ fn script(barriers: usize) -> impl Strategy<Value = Vec<Word>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(cases(40))]
 
     /// Folded first or not, with any flushes, barriers and crashes, on any number of shards: the plain answer.
     #[test]

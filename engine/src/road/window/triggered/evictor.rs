@@ -71,9 +71,9 @@ impl<T: 'static> Evictor<T> for Keep {
                 rows.drain(..over);
             }
             Which::WithinMs(age_ms) => {
-                let newest = rows.iter().map(|element| element.at.0).max();
-                let oldest = newest.map_or(i64::MIN, |newest| newest.saturating_sub(age_ms));
-                rows.retain(|element| element.at.0 > oldest);
+                let Some(newest) = rows.iter().map(|element| element.at.0).max() else { return };
+                // From one end of time to the other is further than an i64 can say.
+                rows.retain(|element| i128::from(newest) - i128::from(element.at.0) < age_ms.into());
             }
         }
     }

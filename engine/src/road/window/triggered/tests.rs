@@ -18,6 +18,7 @@ use crate::road::aggregate::Sum;
 use crate::road::order::Moment;
 use crate::road::rows::Rows;
 use crate::road::timers::WallTime;
+use crate::road::trial::cases;
 use crate::time::Timestamp;
 
 /// A row: its key and its number.
@@ -151,6 +152,7 @@ enum Trigger {
     Panes { early: Option<Pane>, late: Option<Pane> },
     Count(u64),
     Continuous(i64),
+    Wall(i64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -191,6 +193,10 @@ impl Slow {
     fn last(&self) -> i64 {
         if self.end == i64::MAX { i64::MAX } else { self.end - 1 }
     }
+}
+
+fn multiple_behind(at: i64, every: i64) -> i64 {
+    at - at.rem_euclid(every) + every
 }
 
 struct Twin {
@@ -285,10 +291,16 @@ impl Twin {
             Trigger::Continuous(every) => {
                 if !has_ended {
                     let (next, timer) = window.next.unwrap_or_else(|| {
-                        let next = at - at.rem_euclid(every) + every;
+                        let next = multiple_behind(at, every);
                         (next, next)
                     });
                     window.next = Some((next, timer.max(self.watermark.saturating_add(1))));
+                }
+                has_ended
+            }
+            Trigger::Wall(every) => {
+                if !has_ended {
+                    window.due = window.due.or(Some(multiple_behind(self.now, every)));
                 }
                 has_ended
             }
@@ -343,6 +355,7 @@ impl Twin {
                     if !matches!(self.of.trigger, Trigger::Count(_)) {
                         self.fire(&mut window, Timing::OnTime);
                     }
+                    window.due = None;
                 } else if multiple == Some(at) {
                     let (Trigger::Continuous(every), Some((next, _))) = (self.of.trigger, window.next) else {
                         panic!()
@@ -351,6 +364,7 @@ impl Twin {
                     self.fire(&mut window, Timing::Early);
                 } else if delay == Some(at) {
                     self.fire(&mut window, Timing::Early);
+                    self.wait_for_wall(&mut window);
                 }
             }
             if window.done < cleanup {
@@ -364,8 +378,16 @@ impl Twin {
             if window.due.is_some_and(|due| due <= self.now) {
                 let timing = if self.watermark >= window.last() { Timing::Late } else { Timing::Early };
                 self.fire(&mut window, timing);
+                self.wait_for_wall(&mut window);
             }
             self.windows.push(window);
+        }
+    }
+
+    /// Multiples of wall time that have been slept through are one; none is waited for when the input has ended.
+    fn wait_for_wall(&self, window: &mut Slow) {
+        if let Trigger::Wall(every) = self.of.trigger {
+            window.due = (self.watermark < i64::MAX).then(|| multiple_behind(self.now, every));
         }
     }
 
@@ -435,6 +457,7 @@ where
     super::OnTimePanes: TriggerFor<W::Meeting, Row>,
     OnCount: TriggerFor<W::Meeting, Row>,
     Continuous: TriggerFor<W::Meeting, Row>,
+    super::ContinuousWall: TriggerFor<W::Meeting, Row>,
 {
     let every = |pane: Pane| match pane {
         Pane::Rows(rows) => Every::count(rows),
@@ -444,6 +467,9 @@ where
         Trigger::OnTime => with_contents(of, steps, kind, OnTime),
         Trigger::Count(rows) => with_contents(of, steps, kind, OnCount::of(rows)),
         Trigger::Continuous(ms) => with_contents(of, steps, kind, Continuous::try_every_ms(ms).unwrap()),
+        Trigger::Wall(ms) => {
+            with_contents(of, steps, kind, Continuous::every_wall(Duration::from_millis(ms as u64)));
+        }
         Trigger::Panes { early, late } => {
             let trigger = match (early.map(every), late.map(every)) {
                 (Some(early), Some(late)) => OnTime::new().early(early).late(late),
@@ -494,6 +520,7 @@ fn definition() -> impl Strategy<Value = Definition> {
         (pane.clone(), pane).prop_map(|(early, late)| Trigger::Panes { early, late }),
         (1u64..4).prop_map(Trigger::Count),
         (1i64..6).prop_map(Trigger::Continuous),
+        (1i64..6).prop_map(Trigger::Wall),
     ];
     let lateness = prop_oneof![Just(0i64), 1i64..5, Just(30), Just(i64::MAX)];
     let keep = proptest::option::weighted(0.3, 0u64..4);
@@ -542,7 +569,7 @@ fn rows_of_merged_sessions_lie_in_the_order_of_sessions() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, max_shrink_iters: 300, ..ProptestConfig::default() })]
+    #![proptest_config(cases(1_500))]
 
     /// All kinds, triggers and rules of lateness: after each step what the slow twin says, and nothing left at the end.
     #[test]

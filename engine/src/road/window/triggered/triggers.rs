@@ -418,7 +418,10 @@ impl<T> Trigger<T> for ContinuousWall {
         Verdict::Continue
     }
 
-    fn on_end(&self, _cx: &mut TriggerContext<'_, Multiple>) -> Verdict {
+    fn on_end(&self, cx: &mut TriggerContext<'_, Multiple>) -> Verdict {
+        // Rows that are late fire at once: there is nothing more to come at a multiple.
+        <ContinuousWall as Trigger<T>>::clear(self, cx);
+        *cx.state() = NO_MULTIPLE;
         Verdict::Fire
     }
 

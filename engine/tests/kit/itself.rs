@@ -303,3 +303,19 @@ fn a_job_that_never_rests_is_told_of() {
     let error = forever.watermark(Timestamp::MAX).unwrap_err();
     assert!(error.to_string().contains("does not come to rest"), "{error}");
 }
+
+/// What a job opens is closed with it: a test may restore as often as it likes, and a job restart.
+#[test]
+fn restores_leave_no_descriptors_behind() {
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let World { input, mut job, .. } = sums(4);
+    input.push(add(7, 1), Timestamp(10));
+    let snapshot = job.snapshot().unwrap();
+    let before = open();
+    for _ in 0..100 {
+        job.restore(&snapshot, 4).unwrap();
+    }
+    // Other tests open some of theirs meanwhile; each shard has several.
+    let after = open();
+    assert!(after < before + 500, "there were {before}, and are {after}");
+}
