@@ -17,6 +17,8 @@ use crate::time::Timestamp;
 
 /// Buffers taken from one input before the next one has its turn.
 const BUFFERS_PER_TURN: usize = 4;
+/// Rows handed over at once where they take long.
+const BATCH_ROWS_MIN: usize = 64;
 /// Slices of deferred work (a firing) done per turn, before input.
 const SLICES_PER_TURN: usize = 16;
 
@@ -25,6 +27,8 @@ pub(crate) struct Merge<K, V, O> {
     inputs: Vec<Input>,
     align: Aligner,
     time: WatermarkMerge,
+    /// Rows handed over at once: fewer while what is behind takes long.
+    rows_max: usize,
     out: O,
     row: PhantomData<fn() -> (K, V)>,
 }
@@ -42,7 +46,8 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Merge<K, V, O> {
         let inputs: Vec<_> =
             receivers.into_iter().map(|receiver| Input { receiver, open: None, barrier: None }).collect();
         let count = inputs.len();
-        Merge { inputs, align: Aligner::new(count), time: WatermarkMerge::new(count), out, row: PhantomData }
+        let (align, time) = (Aligner::new(count), WatermarkMerge::new(count));
+        Merge { inputs, align, time, rows_max: BATCH_ROWS, out, row: PhantomData }
     }
 
     /// Takes the rows of a buffer from `taken` on for as long as there is room behind, then the marks in its header. True
@@ -55,9 +60,11 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Merge<K, V, O> {
                 self.inputs[input].open = Some((buffer, taken));
                 return Ok(false);
             }
-            let batch = rows.batch(taken, BATCH_ROWS);
+            let batch = rows.batch(taken, self.rows_max);
             taken += batch.len();
             self.out.accept(&batch, cx)?;
+            let fitting = if cx.has_time() { self.rows_max * 2 } else { self.rows_max / 2 };
+            self.rows_max = fitting.clamp(BATCH_ROWS_MIN, BATCH_ROWS);
         }
         self.mark(input, &buffer, cx)?;
         self.inputs[input].receiver.release(buffer);

@@ -9,7 +9,7 @@
 //!
 //! **Order.** A watermark fires the event-time timers that it has come to, the earliest first, and passes on behind them.
 //! There may be a million of them, so they fire a slice at a time, and what comes meanwhile waits: rows and marks in a queue
-//! here, which holds no more than the stages before had begun to hand over, barriers and batches in front of the chain, which
+//! here, which holds no more than the stages before had begun to hand over (also where a batch of slow rows is cut short), barriers and batches in front of the chain, which
 //! is not ready. So a row behind a watermark finds that watermark's timers fired, however rows are cut into batches.
 //!
 //! **Wall time.** Processing-time timers fire when the shard's turn finds them due, between batches, and never in the middle
@@ -207,7 +207,7 @@ where
         Ok(())
     }
 
-    /// Takes rows until one of them has set a timer that fires at once; how many were taken.
+    /// Takes rows until one of them has set a timer that fires at once, or the step has taken long; how many were taken.
     fn take<C: Contributions<K, T>>(&mut self, batch: &C, cx: &mut Cx<'_>) -> Result<usize, Fault> {
         let mut hashes = [0; AHEAD_ROWS];
         for from in (0..batch.len()).step_by(AHEAD_ROWS) {
@@ -228,6 +228,9 @@ where
                 if self.is_due() {
                     return Ok(index + 1);
                 }
+            }
+            if !cx.has_time() {
+                return Ok(to);
             }
         }
         Ok(batch.len())
@@ -368,8 +371,13 @@ where
         cx.enter(self.work.node());
         self.work.before_slice(self.moment(cx));
         for step in 0..SLICE {
-            if step % AHEAD == 0 && self.work.pending().event.is_due(self.watermark.0) {
-                self.work.look_ahead(self.watermark);
+            if step % AHEAD == 0 {
+                if step > 0 && !cx.has_time() {
+                    break;
+                }
+                if self.work.pending().event.is_due(self.watermark.0) {
+                    self.work.look_ahead(self.watermark);
+                }
             }
             if self.work.out().len() >= BATCH_ROWS || self.go_on(cx)? != Step::Done {
                 break;

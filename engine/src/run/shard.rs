@@ -394,6 +394,7 @@ impl Shard {
             let mut cx = Cx::new(now_ms, current, batch_clock, epoch.as_mut());
             let mut progress = Progress::Idle;
             for task in tasks {
+                cx.begin();
                 progress = progress.or(task.step(&mut cx)?);
             }
             report.skipped += cx.skipped_rows;

@@ -13,9 +13,9 @@ use crate::job::graph::NodeId;
 use crate::road::sink::{Committable, SinkFuture};
 use crate::time::{BatchClock, Nanos, Timestamp};
 
-/// A turn that has taken so long begins nothing more. Rows that cost a microsecond each, or pages that come to be, would make
-/// one of tens of milliseconds, for which a barrier and all other tasks wait.
-const TURN: Duration = Duration::from_micros(500);
+/// A step that has taken so long begins nothing more. Rows that cost a microsecond each, or pages that come to be, would make
+/// a turn of tens of milliseconds, for which a barrier and all other tasks wait.
+const STEP: Duration = Duration::from_micros(500);
 
 /// Whether a step got anywhere; the loop above decides when to sleep.
 #[must_use]
@@ -126,10 +126,15 @@ impl<'a> Cx<'a> {
         self.clock.forget();
     }
 
-    /// Whether the turn is young enough to begin something more, a batch or a slice. A task begins one thing in every turn,
-    /// however long others took. Reading the clock costs 25 ns, which is nothing beside either.
+    /// Another task's step begins.
+    pub(crate) fn begin(&mut self) {
+        self.began = self.clock.now();
+    }
+
+    /// Whether the task's step is young enough to begin something more: a batch, or a slice. Reading the clock costs 25 ns,
+    /// which is nothing beside either.
     pub(crate) fn has_time(&self) -> bool {
-        self.clock.now().since(self.began) < TURN
+        self.clock.now().since(self.began) < STEP
     }
 
     /// Asks for a turn at `at_ms` of wall time, should the shard sleep until then; in answer to a flush, for another flush. A

@@ -163,6 +163,25 @@ fn timers_and_sides_come_back_after_panics() {
     }
 }
 
+/// A step that takes long is cut short in the middle of a batch: what is left waits, in its order, and a barrier behind it.
+#[test]
+fn rows_that_take_long_are_cut_into_turns() {
+    let expected = oracle();
+    for shards in [1, 2] {
+        let place = Place::new();
+        let clock = Clock::system();
+        let look = move |sale: &Sale| {
+            let began = clock.now();
+            while sale.number % 64 == 0 && clock.now().since(began) < Duration::from_micros(700) {
+                std::hint::spin_loop();
+            }
+        };
+        let report = job(&Sales::of(SALES), &place, shards, look).run().unwrap();
+        assert_same(&all_lines(&place), &expected, &format!("{shards} shards"));
+        assert!(report.checkpoints.completed > 1, "{report}");
+    }
+}
+
 #[test]
 fn a_stopped_job_goes_on_with_its_timers_on_other_numbers_of_shards() {
     let expected = oracle();
