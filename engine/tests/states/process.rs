@@ -172,7 +172,7 @@ fn rows_that_take_long_are_cut_into_turns() {
         let clock = Clock::system();
         let look = move |sale: &Sale| {
             let began = clock.now();
-            while sale.number % 64 == 0 && clock.now().since(began) < Duration::from_micros(700) {
+            while sale.number.is_multiple_of(64) && clock.now().since(began) < Duration::from_micros(700) {
                 std::hint::spin_loop();
             }
         };

@@ -10,6 +10,7 @@ mod figures;
 mod generate;
 mod limit;
 mod nexmark;
+mod pairs;
 mod state;
 pub mod values;
 mod verify;

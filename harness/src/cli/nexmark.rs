@@ -7,7 +7,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::figures::{checkpoint_line, checkpoints_json};
-use super::values::{DurationOrOff, duration_or_off, on_off, positive_count};
+use super::pairs::{Quotients, alternate};
+use super::values::{DurationOrOff, duration_or_off, on_off, positive_count, small_count};
 use super::{ShardArgs, UsageError, Verdict};
 use crate::machine::{Machine, allowed_cores};
 use crate::nexmark::byhand::{self, ByHand};
@@ -78,9 +79,13 @@ pub(super) struct NexmarkArgs {
     #[arg(long)]
     no_verify: bool,
 
-    /// Also run the hand-written loop over the same events and print the ratio: for queries without state
+    /// Alternate with the hand-written loop over the same events and print the ratio: for queries without state
     #[arg(long)]
     compare: bool,
+
+    /// With --compare: how many pairs are counted, after one that is not
+    #[arg(long, value_name = "N", default_value = "5", value_parser = small_count)]
+    pairs: u32,
 
     /// End with one line of JSON on stdout, for each query
     #[arg(long)]
@@ -154,12 +159,16 @@ pub(super) fn run(args: &NexmarkArgs) -> Result<Verdict> {
             Told::Verifying => bar.set_message(format!("{query}: computing the rows once more")),
         })?;
         bar.finish_and_clear();
-        let byhand = cores.and_then(|cores| byhand::run(query, plan.events, &cores));
-        readable(&plan, &outcome, byhand.as_ref()).print();
+        let beside = match cores {
+            Some(cores) => compare(&plan, args.pairs, &cores)?,
+            None => None,
+        };
+        readable(&plan, &outcome, beside.as_ref()).print();
         if args.json {
-            report::print_json(&as_json(&plan, &outcome, byhand.as_ref()));
+            report::print_json(&as_json(&plan, &outcome, beside.as_ref()));
         }
-        let differs = outcome.verified() == Some(false) || byhand.is_some_and(|byhand| byhand.rows != outcome.rows);
+        let differs =
+            outcome.verified() == Some(false) || beside.is_some_and(|beside| beside.by_hand.rows != outcome.rows);
         if differs {
             verdict = Verdict::Different;
         }
@@ -167,7 +176,22 @@ pub(super) fn run(args: &NexmarkArgs) -> Result<Verdict> {
     Ok(verdict)
 }
 
-fn readable(plan: &NexmarkRun, outcome: &NexmarkOutcome, byhand: Option<&ByHand>) -> Report {
+/// The hand-written loop, and what is left of its throughput on the engine.
+struct Beside {
+    by_hand: ByHand,
+    ratio: Quotients,
+}
+
+/// Alternates with the query's hand-written loop, on a core for each shard; none where there is no such loop.
+fn compare(plan: &NexmarkRun, pairs: u32, cores: &[usize]) -> Result<Option<Beside>> {
+    let plan = NexmarkRun { lines: Lines::Dropped, checkpoint_dir: None, verify: false, ..plan.clone() };
+    let Some(by_hand) = byhand::run(plan.query, plan.events, cores) else { return Ok(None) };
+    let by_hand_per_s = || byhand::run(plan.query, plan.events, cores).map_or(0.0, |by_hand| by_hand.events_per_s());
+    let ratio = alternate(pairs, || Ok(run_query(&plan, &mut |_| {})?.job.events_per_s()), || Ok(by_hand_per_s()))?;
+    Ok(Some(Beside { by_hand, ratio }))
+}
+
+fn readable(plan: &NexmarkRun, outcome: &NexmarkOutcome, beside: Option<&Beside>) -> Report {
     let NexmarkOutcome { job, rows, .. } = outcome;
     let measured = &job.measured;
     let mut report = Report::new(format!("Nexmark {}, {}, on {} shard(s)", plan.query, plan.query.what(), plan.shards));
@@ -198,17 +222,17 @@ fn readable(plan: &NexmarkRun, outcome: &NexmarkOutcome, byhand: Option<&ByHand>
             (None, _) => "not verified".to_owned(),
         },
     );
-    if let Some(byhand) = byhand {
-        let ratio = job.events_per_s() / byhand.events_per_s();
-        let same = if byhand.rows == *rows { "" } else { ", OTHER ROWS" };
-        let ratio = decimals(ratio, 3);
-        report.line("by hand", format!("{} · ratio {ratio}{same}", rate(byhand.events_per_s(), "events")));
+    if let Some(Beside { by_hand, ratio: Quotients { median, min, max, pairs } }) = beside {
+        let same = if by_hand.rows == *rows { "" } else { ", OTHER ROWS" };
+        report.line("by hand", format!("{}{same}", rate(by_hand.events_per_s(), "events")));
+        let [median, min, max] = [median, min, max].map(|ratio| decimals(*ratio, 3));
+        report.line("ratio", format!("median {median} · min {min} · max {max} of {pairs} pairs"));
     }
     report.line("machine", Machine::probe(&plan.cores).to_string());
     report
 }
 
-fn as_json(plan: &NexmarkRun, outcome: &NexmarkOutcome, byhand: Option<&ByHand>) -> Value {
+fn as_json(plan: &NexmarkRun, outcome: &NexmarkOutcome, beside: Option<&Beside>) -> Value {
     let NexmarkOutcome { job, rows, .. } = outcome;
     json!({
         "query": plan.query.name(),
@@ -223,9 +247,9 @@ fn as_json(plan: &NexmarkRun, outcome: &NexmarkOutcome, byhand: Option<&ByHand>)
         "restored_epoch": job.restored_epoch,
         "checkpoints": checkpoints_json(plan.checkpoint_interval, &job.checkpoints),
         "guarantee": job.guarantee,
-        "by_hand": byhand.map(|byhand| json!({
-            "events_per_s": byhand.events_per_s(),
-            "ratio": job.events_per_s() / byhand.events_per_s(),
+        "by_hand": beside.map(|beside| json!({
+            "events_per_s": beside.by_hand.events_per_s(),
+            "ratio": beside.ratio.as_json(),
         })),
     })
 }

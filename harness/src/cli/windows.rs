@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::figures::{P50_P999, checkpoint_line, checkpoints_json, four, quantiles};
+use super::pairs::{Quotients, alternate};
 use super::values::{DurationOrOff, duration, duration_or_off, positive_count, small_count};
 use super::{ShardArgs, UsageError, Verdict};
 use crate::keys::{Distribution, KeySpace};
@@ -137,14 +138,6 @@ impl WindowsArgs {
     }
 }
 
-/// How much an event costs, against one in a tumbling window.
-struct Costs {
-    median: f64,
-    min: f64,
-    max: f64,
-    pairs: usize,
-}
-
 pub(super) fn run(args: &WindowsArgs) -> Result<Verdict> {
     let plan = args.plan()?;
     let bar = report::progress("running", plan.events);
@@ -159,7 +152,8 @@ pub(super) fn run(args: &WindowsArgs) -> Result<Verdict> {
     Ok(if same { Verdict::Good } else { Verdict::Different })
 }
 
-fn compare(args: &WindowsArgs, plan: &WindowsRun) -> Result<Costs> {
+/// How much an event costs, against one in a tumbling window.
+fn compare(args: &WindowsArgs, plan: &WindowsRun) -> Result<Quotients> {
     let size_ms = match plan.kind {
         Kind::Sliding { slide_ms, .. } => slide_ms,
         Kind::Session { gap_ms } => gap_ms,
@@ -167,32 +161,15 @@ fn compare(args: &WindowsArgs, plan: &WindowsRun) -> Result<Costs> {
     };
     let plan = WindowsRun { verify: false, ..plan.clone() };
     let tumbling = WindowsRun { kind: Kind::Tumbling { size_ms }, ..plan.clone() };
-    let bar = report::progress("pairs", u64::from(args.pairs) + 1);
-    let mut costs = Vec::new();
-    for pair in 0..=args.pairs {
-        let seconds = |plan: &WindowsRun| run_windows(plan, &mut |_| {}).map(|outcome| outcome.seconds);
-        // Whoever goes first has the quieter machine, or the colder one: each does every other time.
-        let (own, other) = if pair % 2 == 0 {
-            (seconds(&plan)?, seconds(&tumbling)?)
-        } else {
-            let other = seconds(&tumbling)?;
-            (seconds(&plan)?, other)
-        };
-        bar.inc(1);
-        if pair > 0 {
-            costs.push(own / other.max(1e-9));
-        }
-    }
-    bar.finish_and_clear();
-    costs.sort_by(f64::total_cmp);
-    Ok(Costs { median: costs[costs.len() / 2], min: costs[0], max: costs[costs.len() - 1], pairs: costs.len() })
+    let seconds = |plan: &WindowsRun| Ok(run_windows(plan, &mut |_| {})?.seconds);
+    alternate(args.pairs, || seconds(&plan), || seconds(&tumbling))
 }
 
 fn events_per_s(plan: &WindowsRun, outcome: &WindowsOutcome) -> f64 {
     plan.events as f64 / outcome.seconds.max(1e-9)
 }
 
-fn readable(plan: &WindowsRun, outcome: &WindowsOutcome, costs: Option<&Costs>) -> Report {
+fn readable(plan: &WindowsRun, outcome: &WindowsOutcome, costs: Option<&Quotients>) -> Report {
     let WindowsOutcome { job, digest, expected, .. } = outcome;
     let mut report = Report::new(format!("Windows on {} shard(s): {}", plan.shards, plan.kind));
     report.line("keys", format!("{} ({})", count(plan.space.keys), plan.space.distribution));
@@ -206,7 +183,7 @@ fn readable(plan: &WindowsRun, outcome: &WindowsOutcome, costs: Option<&Costs>) 
     report.line("checkpoints", checkpoint_line(plan.checkpoint_interval, &job.checkpoints));
     report.line("snapshot pause", format!("{} µs", quantiles(&job.measured.pause_us, 0, 1.0, &P50_P999)));
     report.line("loop turn", format!("{} µs", quantiles(&job.measured.turn_us, 0, 1.0, &P50_P999)));
-    if let Some(Costs { median, min, max, pairs }) = costs {
+    if let Some(Quotients { median, min, max, pairs }) = costs {
         let [median, min, max] = [median, min, max].map(|cost| decimals(*cost, 2));
         report.line("cost", format!("{median} x that of tumbling windows (min {min}, max {max}, {pairs} pairs)"));
     }
@@ -228,7 +205,7 @@ fn readable(plan: &WindowsRun, outcome: &WindowsOutcome, costs: Option<&Costs>) 
     report
 }
 
-fn as_json(plan: &WindowsRun, outcome: &WindowsOutcome, costs: Option<&Costs>) -> Value {
+fn as_json(plan: &WindowsRun, outcome: &WindowsOutcome, costs: Option<&Quotients>) -> Value {
     let WindowsOutcome { job, digest, expected, .. } = outcome;
     json!({
         "job": "windows",
