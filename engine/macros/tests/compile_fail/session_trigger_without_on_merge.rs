@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use millstream::{Chain, Session, Stream, Timestamp, Trigger, TriggerContext, Verdict};
+use millstream::{Session, Stream, TimedChain, Timestamp, Trigger, TriggerContext, Verdict};
 
 #[derive(Debug)]
 struct EveryRow;
@@ -15,7 +15,7 @@ impl Trigger<u64> for EveryRow {
     }
 }
 
-fn counts(rows: Stream<impl Chain<Out = u64>>) {
+fn counts(rows: Stream<impl TimedChain<Out = u64>>) {
     rows.key_by(|row| *row).window(Session::gap(Duration::from_secs(1))).trigger(EveryRow);
 }
 

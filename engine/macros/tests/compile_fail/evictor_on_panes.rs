@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use millstream::{Chain, Count, Keep, Stream, Tumbling};
+use millstream::{Count, Keep, Stream, TimedChain, Tumbling};
 
-fn counts(rows: Stream<impl Chain<Out = u64>>) {
+fn counts(rows: Stream<impl TimedChain<Out = u64>>) {
     rows.key_by(|row| *row).window(Tumbling::of(Duration::from_secs(1))).evict(Keep::last(2)).aggregate(Count);
 }
 
