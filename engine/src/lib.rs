@@ -64,9 +64,10 @@ pub use job::joins::{IntervalBetween, IntervalJoin};
 pub use job::keyed::KeyedStream;
 pub use job::stream::Stream;
 pub use job::temporal::AsOf;
-pub use job::triggered::{KeepsRows, TriggeredStream, Windows};
+pub use job::triggered::{KeepsRows, TriggeredStream};
 pub use job::window_joins::{CoGroup, CoGroupWindows, WindowJoin, WindowJoinWindows};
 pub use job::windowed::{Lenient, WindowedStream, Windowing};
+pub use job::windows::Windows;
 pub use millstream_macros::{KeyedState, event};
 pub use millstream_state::{
     Both, Epoch, Fixed, JobSchemas, Key, Patience, SavepointReport, SnapshotSize, StoreConfig, Text, schema,

@@ -6,7 +6,7 @@ use millstream_state::{Fixed, Key, PageStore, Table};
 
 use super::graph::{EdgeEnds, Graph, NodeId};
 use super::stream::Stream;
-use super::triggered::Windows;
+use super::windows::Windows;
 use crate::road::aggregate::Aggregate;
 use crate::road::chain::{Chain, Stage};
 use crate::road::exchange::ToShards;

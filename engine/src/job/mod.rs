@@ -1,21 +1,28 @@
 //! What the user says: a flow of streams, and how it is run.
-pub mod broadcast;
 pub mod config;
-pub mod connect;
-pub mod dedup;
-pub(crate) mod fit;
 pub mod flow;
+pub(crate) mod fit;
 pub(crate) mod graph;
-pub mod joins;
+
+// Streams without a key.
+pub mod rebalance;
+pub mod requests;
+pub mod stream;
+pub mod ways;
+
+// Streams with one.
+pub mod dedup;
 pub mod grouped;
 pub mod keyed;
 pub mod process;
-pub mod rebalance;
-pub mod requests;
 pub mod stateful;
-pub mod stream;
-pub mod ways;
 pub mod triggered;
+pub mod windowed;
+pub mod windows;
+
+// Two streams that meet.
+pub mod broadcast;
+pub mod connect;
+pub mod joins;
 pub mod temporal;
 pub mod window_joins;
-pub mod windowed;

@@ -13,103 +13,13 @@ use super::stream::Stream;
 use super::windowed::{Lenient, WindowedStream, Windowing, restore_with};
 use crate::road::aggregate::{Aggregate, Reduced};
 use crate::road::chain::{Chain, Stage};
-use crate::road::has_time::HasEventTime;
 use crate::road::keyed::Keying;
 use crate::road::stateful::{KeyedRow, WholeRow};
 use crate::road::window::{
-    Aligned, Assigned, Assigner, Contents, CountWindow, CountsDistinct, DropLate, Element, Evictor, Folded, Gaps,
-    Global, Keep, KeepAll, LateTo, Lateness, Listed, MakesResults, Never, OnCount, OnTime, Pane, Processing,
-    ProcessingTime, Results, Rules, Session, Sliding, SlidingCount, TriggerFor, Triggered, Tumbling, Window,
+    Aligned, Assigned, Assigner, Contents, CountsDistinct, DropLate, Element, Evictor, Folded, KeepAll, LateTo,
+    Lateness, Listed, MakesResults, OnTime, Pane, Processing, Results, Rules, TriggerFor, Triggered, Window,
     WindowKind, WindowSlots, Work, millis,
 };
-
-/// A kind of windows that a keyed stream can be cut into.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is no kind of windows of such a stream",
-    note = "Tumbling, Sliding, Session, CountWindow and Global are; your own Assigner goes into .window_by(..)",
-    note = "a session's gap by row takes a reference to a row: Session::by(|row: &Row| ..)"
-)]
-pub trait Windows<C, G> {
-    /// The stream, cut into them.
-    type Windowed;
-
-    #[doc(hidden)]
-    fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed;
-}
-
-impl<C: Chain<Time: HasEventTime>, G> Windows<C, G> for Tumbling {
-    type Windowed = WindowedStream<C, G, Tumbling>;
-
-    fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
-        WindowedStream { keyed, window: self }
-    }
-}
-
-impl<C: Chain<Time: HasEventTime>, G> Windows<C, G> for Sliding {
-    type Windowed = WindowedStream<C, G, Sliding>;
-
-    fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
-        WindowedStream { keyed, window: self }
-    }
-}
-
-impl<C, G> Windows<C, G> for ProcessingTime<Tumbling> {
-    type Windowed = TriggeredStream<C, G, Aligned, OnTime>;
-
-    fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
-        TriggeredStream::new(keyed, Aligned { slides: self.0.into(), is_processing: true }, OnTime)
-    }
-}
-
-impl<C, G> Windows<C, G> for ProcessingTime<Sliding> {
-    type Windowed = TriggeredStream<C, G, Aligned, OnTime>;
-
-    fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
-        TriggeredStream::new(keyed, Aligned { slides: self.0.into(), is_processing: true }, OnTime)
-    }
-}
-
-impl<C: Chain<Out: Sized, Time: HasEventTime>, G, P: Gaps<C::Out>> Windows<C, G> for Session<P> {
-    type Windowed = TriggeredStream<C, G, Session<P>, OnTime>;
-
-    fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
-        TriggeredStream::new(keyed, self, OnTime)
-    }
-}
-
-impl<C: Chain<Out: Sized>, G, P: Gaps<C::Out>> Windows<C, G> for ProcessingTime<Session<P>> {
-    type Windowed = TriggeredStream<C, G, Session<P>, OnTime>;
-
-    fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
-        TriggeredStream::new(keyed, self.0, OnTime)
-    }
-}
-
-impl<C, G> Windows<C, G> for Global {
-    type Windowed = TriggeredStream<C, G, Global, Never>;
-
-    fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
-        TriggeredStream::new(keyed, self, Never)
-    }
-}
-
-impl<C, G> Windows<C, G> for CountWindow {
-    type Windowed = TriggeredStream<C, G, Global, OnCount>;
-
-    fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
-        let stream = TriggeredStream::new(keyed, Global, self.trigger()).discarding();
-        TriggeredStream { is_counted: true, ..stream }
-    }
-}
-
-impl<C, G> Windows<C, G> for SlidingCount {
-    type Windowed = TriggeredStream<C, G, Global, OnCount, DropLate, KeepsRows<Keep>>;
-
-    fn on(self, keyed: KeyedStream<C, G>) -> Self::Windowed {
-        let stream = TriggeredStream::new(keyed, Global, self.trigger()).keeping(KeepsRows { evictor: self.keep() });
-        TriggeredStream { is_counted: true, ..stream }
-    }
-}
 
 /// A window keeps an accumulator of its rows.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +28,7 @@ pub struct Folds;
 /// A window keeps its rows, and leaves out what an evictor says.
 #[derive(Clone, Copy, Debug)]
 pub struct KeepsRows<E> {
-    evictor: E,
+    pub(super) evictor: E,
 }
 
 /// Windows that keep their rows.
@@ -146,7 +56,7 @@ pub struct TriggeredStream<C, G, W, R, L = DropLate, M = Folds> {
 }
 
 impl<C, G, W, R> TriggeredStream<C, G, W, R> {
-    fn new(keyed: KeyedStream<C, G>, kind: W, trigger: R) -> Self {
+    pub(super) fn new(keyed: KeyedStream<C, G>, kind: W, trigger: R) -> Self {
         let (is_discarding, is_counted, lateness_ms) = (false, false, 0);
         TriggeredStream { keyed, kind, trigger, is_discarding, is_counted, lateness_ms, late: DropLate, keeps: Folds }
     }
@@ -196,9 +106,14 @@ impl<C, G, W, R, L, M> TriggeredStream<C, G, W, R, L, M> {
         self.keeping(KeepsRows { evictor })
     }
 
-    fn keeping<N>(self, keeps: N) -> TriggeredStream<C, G, W, R, L, N> {
+    pub(super) fn keeping<N>(self, keeps: N) -> TriggeredStream<C, G, W, R, L, N> {
         let TriggeredStream { keyed, kind, trigger, is_discarding, is_counted, lateness_ms, late, .. } = self;
         TriggeredStream { keyed, kind, trigger, is_discarding, is_counted, lateness_ms, late, keeps }
+    }
+
+    /// The windows are of so many rows, not of a time.
+    pub(super) fn counted(self) -> Self {
+        TriggeredStream { is_counted: true, ..self }
     }
 }
 
