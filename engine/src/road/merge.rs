@@ -29,6 +29,8 @@ pub(crate) struct Merge<K, V, O> {
     time: WatermarkMerge,
     /// Rows handed over at once: fewer while what is behind takes long.
     rows_max: usize,
+    /// Batches of this step.
+    batches: usize,
     out: O,
     row: PhantomData<fn() -> (K, V)>,
 }
@@ -47,28 +49,30 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Merge<K, V, O> {
             receivers.into_iter().map(|receiver| Input { receiver, open: None, barrier: None }).collect();
         let count = inputs.len();
         let (align, time) = (Aligner::new(count), WatermarkMerge::new(count));
-        Merge { inputs, align, time, rows_max: BATCH_ROWS, out, row: PhantomData }
+        Merge { inputs, align, time, rows_max: BATCH_ROWS, batches: 0, out, row: PhantomData }
     }
 
-    /// Takes the rows of a buffer from `taken` on for as long as there is room behind, then the marks in its header. True
-    /// once all of it is taken; it then goes back to where it came from.
+    /// Takes the rows of a buffer from `taken` on for as long as there is time, and room behind, then the marks in its header;
+    /// it then goes back to where it came from. True if there is time for another.
     fn take(&mut self, input: usize, buffer: Buffer, mut taken: usize, cx: &mut Cx<'_>) -> Result<bool, Fault> {
         let rows = Packed::<K, V>::new(buffer.payload());
-        let before = taken;
+        let mut has_time = true;
         while taken < rows.len() {
-            if !self.out.ready() || (taken > before && !cx.has_time()) {
+            if !self.out.ready() || !has_time {
                 self.inputs[input].open = Some((buffer, taken));
                 return Ok(false);
             }
             let batch = rows.batch(taken, self.rows_max);
             taken += batch.len();
             self.out.accept(&batch, cx)?;
-            let fitting = if cx.has_time() { self.rows_max * 2 } else { self.rows_max / 2 };
+            self.batches += 1;
+            has_time = if self.rows_max < BATCH_ROWS { cx.has_time() } else { cx.has_time_after(self.batches) };
+            let fitting = if has_time { self.rows_max * 2 } else { self.rows_max / 2 };
             self.rows_max = fitting.clamp(BATCH_ROWS_MIN, BATCH_ROWS);
         }
         self.mark(input, &buffer, cx)?;
         self.inputs[input].receiver.release(buffer);
-        Ok(true)
+        Ok(has_time)
     }
 
     /// Takes the marks in a buffer's header.
@@ -109,6 +113,7 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Merge<K, V, O> {
 
 impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Task for Merge<K, V, O> {
     fn step(&mut self, cx: &mut Cx<'_>) -> Result<Progress, Fault> {
+        self.batches = 0;
         let mut progress = Progress::Idle;
         for _ in 0..SLICES_PER_TURN {
             match self.out.resume(cx)? {
@@ -143,7 +148,7 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Task for Merge<K, V, O> {
                 let Input { receiver, open, .. } = &mut self.inputs[input];
                 let Some((buffer, taken)) = open.take().or_else(|| Some((receiver.receive()?, 0))) else { break };
                 progress = Progress::Worked;
-                if !self.take(input, buffer, taken, cx)? || !cx.has_time() {
+                if !self.take(input, buffer, taken, cx)? {
                     break;
                 }
             }

@@ -237,7 +237,7 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> Task for SourceTask<S, N> {
             self.announce(cx)?;
         }
         self.wake_at_ms = None;
-        for _ in 0..BATCHES_PER_TURN {
+        for batches in 1..=BATCHES_PER_TURN {
             if self.closed {
                 return Ok(progress);
             }
@@ -264,7 +264,7 @@ impl<S: Source, N: Stage<<S::Batch as Batch>::Item>> Task for SourceTask<S, N> {
                 return Ok(progress);
             }
             match self.read_batch(cx)? {
-                Progress::Worked if !cx.has_time() => return Ok(Progress::Worked),
+                Progress::Worked if !cx.has_time_after(batches) => return Ok(Progress::Worked),
                 Progress::Worked => progress = Progress::Worked,
                 _ if self.splits.iter().all(|split| split.standing == Standing::Ended) => {
                     self.ended = true;
