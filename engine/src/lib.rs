@@ -56,6 +56,7 @@ pub mod run;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use job::cluster::{Cluster, Fewer, LeadIs};
 pub use job::broadcast::{Broadcast, BroadcastConnected};
 pub use job::config::{Config, RestartStrategy, StateBacking};
 pub use job::connect::Connected;
@@ -69,6 +70,7 @@ pub use job::window_joins::{CoGroup, CoGroupWindows, WindowJoin, WindowJoinWindo
 pub use job::windowed::{Lenient, WindowedStream, Windowing};
 pub use job::windows::Windows;
 pub use millstream_macros::{KeyedState, event};
+pub use millstream_network::{Secret, SecretError};
 pub use millstream_state::{
     Both, Epoch, Fixed, JobSchemas, Key, Patience, SavepointReport, SnapshotSize, StoreConfig, Text, schema,
 };

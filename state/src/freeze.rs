@@ -54,7 +54,7 @@ pub enum Drained {
 }
 
 /// What one snapshot wrote, for metrics.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct SnapshotSize {
     /// Pages with lines changed since the barrier before.
     pub dirty_pages: u64,

@@ -23,7 +23,7 @@ use crate::undo::{
 };
 
 /// Why a restore read the checkpoint, and not what lay in memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Doubt {
     /// The pages are not kept in a file.

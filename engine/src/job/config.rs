@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use millstream_state::StoreConfig;
 
+use super::cluster::Cluster;
 use crate::time::Clock;
 
 /// Everything that is not the job itself. [`Job`](crate::Job) has a method for each.
@@ -38,6 +39,8 @@ pub struct Config {
     /// The memory that all shards' keyed state together should stay within; `None`: what the machine, or the control group
     /// of the process, has. At 80 % of it the log says so.
     pub state_memory_bytes_max: Option<u64>,
+    /// Other processes that run shards of the job, if there are any.
+    pub cluster: Option<Cluster>,
     /// Fold on the sending shard first.
     pub combine: bool,
     /// How long an event under load may wait for company.
@@ -69,6 +72,7 @@ impl Default for Config {
             checkpoints_retained: 3,
             consolidation_bytes_per_s: 256 << 20,
             state_memory_bytes_max: None,
+            cluster: None,
             combine: true,
             linger: Duration::from_millis(1),
             idle_timeout: Duration::from_secs(30),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use millstream_state::{JobSchemas, PageStore, TableConfig};
 
+use super::cluster::Cluster;
 use super::config::{Config, RestartStrategy};
 use super::graph::{Graph, Node, NodeId};
 use super::stream::Stream;
@@ -118,6 +119,13 @@ impl Job {
     #[must_use]
     pub fn combine(mut self, combine: bool) -> Job {
         self.config.combine = combine;
+        self
+    }
+
+    /// Spreads the shards over several processes, of which this is one.
+    #[must_use]
+    pub fn cluster(mut self, cluster: Cluster) -> Job {
+        self.config.cluster = Some(cluster);
         self
     }
 

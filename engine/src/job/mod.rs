@@ -1,4 +1,5 @@
 //! What the user says: a flow of streams, and how it is run.
+pub mod cluster;
 pub mod config;
 pub mod flow;
 pub(crate) mod fit;

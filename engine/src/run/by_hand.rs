@@ -9,12 +9,13 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use glommio::timer::Timer;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
-use millstream_network::Doorbell;
+use millstream_network::{Doorbell, LinkConfig};
 use millstream_state::{Epoch, Manifest, Part, Store};
 
+use super::crew::lay_edges;
 use super::fault::JobError;
 use super::io::close_what_was_dropped;
-use super::process::{lay_edges, manifest};
+use super::process::manifest;
 use super::shard::{News, Order, Shard, ShardStart};
 use super::task::Progress;
 use super::time_report::{OperatorTime, WatermarkReport};
@@ -146,9 +147,11 @@ impl Shards {
     async fn start(start: Start) -> Result<Shards, JobError> {
         let Start { factory, plan, config, store, restored } = start;
         let machine = |error| JobError::Machine(format!("an event descriptor cannot be had: {error}"));
-        let doorbells = (0..config.shards).map(|_| Doorbell::new().map(Arc::new)).collect::<Result<Vec<_>, _>>();
+        let doorbells = (0..config.shards)
+            .map(|shard| Doorbell::new().map(|bell| (shard, Arc::new(bell))))
+            .collect::<Result<Vec<_>, _>>();
         let doorbells = doorbells.map_err(machine)?;
-        let mut edges = lay_edges(plan.edges, &doorbells, BUFFERS_PER_LANE);
+        let mut edges = lay_edges(plan.edges, config.shards, &doorbells, BUFFERS_PER_LANE);
         let (tell, news) = unbounded();
         let mut shards = Vec::new();
         for number in 0..config.shards {
@@ -158,8 +161,10 @@ impl Shards {
                 config: config.clone(),
                 factory: factory.clone(),
                 plan: plan.clone(),
-                edges: std::mem::take(&mut edges[number as usize]),
-                doorbell: doorbells[number as usize].clone(),
+                edges: std::mem::take(&mut edges[number as usize].edges),
+                peers: Vec::new(),
+                links: LinkConfig::default(),
+                doorbell: doorbells[number as usize].1.clone(),
                 orders: take_orders,
                 news: tell.clone(),
                 restored: restored.clone(),

@@ -11,8 +11,8 @@ pub(crate) fn check() -> Result<(), JobError> {
 }
 
 /// The core of each shard, or none where shards outnumber cores and float.
-pub(crate) fn cores(config: &Config) -> Result<Vec<usize>, JobError> {
-    let shards = config.shards as usize;
+pub(crate) fn cores(config: &Config, shards: u32) -> Result<Vec<usize>, JobError> {
+    let shards = shards as usize;
     if !(1..=4096).contains(&shards) {
         return Err(JobError::Unusable(format!("{shards} shards: a job runs on 1 to 4096")));
     }

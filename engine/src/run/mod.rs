@@ -1,7 +1,10 @@
 //! What moves the two roads: the shard's loop, the lead, and what they say when something is wrong.
 #[cfg(feature = "testing")]
 pub(crate) mod by_hand;
+pub(crate) mod cluster;
+pub(crate) mod crew;
 pub mod fault;
+pub(crate) mod fleet;
 pub mod handle;
 pub(crate) mod io;
 pub(crate) mod machine;

@@ -9,53 +9,49 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::Waker;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use crossbeam::select;
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use hdrhistogram::Histogram;
-use millstream_network::frame::Route;
-use millstream_network::lane::BUFFERS_PER_LANE;
-use millstream_network::{Doorbell, LaneConfig, lane};
 use millstream_state::{
     Epoch, Manifest, Part, Restored, Savepoint, SnapshotSize, Store, StoreConfig, StoreError, segments_of_job,
 };
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
 
+use super::cluster::Workers;
+use super::crew::{Place, Terms, Wires};
 use super::fault::JobError;
+use super::fleet::Fleet;
 use super::handle::{CheckpointFigures, CheckpointReport, JobHandle, JobReport, RestoreReport};
 use super::machine;
 use super::metrics::{ShardCounters, ShardReport};
 use super::publisher::{Published, Publisher};
 use super::savepoints::Savepoints;
-use super::shard::{self, News, Order, ShardStart};
+use super::shard::{News, Order};
 use super::time_report::Reach;
 use crate::epoch::coordinator::{Action, Coordinator, EpochSettings, Message};
 use crate::job::config::{Config, StateBacking};
 use crate::job::flow::{Factory, Job, plan};
-use crate::job::graph::{EdgeEnds, NodeId, Plan};
+use crate::job::graph::{NodeId, Plan};
 use crate::time::{Clock, Nanos};
 
 /// How often the lead looks for signals and stuck shards when nothing else happens.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// A shard that has not turned for so long is woken by force. glommio 0.9.0 can park with runnable tasks: when a cancelled
-/// timer's completion reaches its latency ring between its pass over the rings and its look at the queues, it takes that
-/// for a preemption, runs nothing, and sleeps. For a shard that sleeps rightly the wake costs one look at its wait point.
-const STUCK_AFTER: Duration = Duration::from_millis(200);
-
 /// Checks everything that can be checked before a thread is started, then starts the lead.
 pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
     let Job { name, factory, mut config } = job;
     if let StateBacking::File(directory) = &mut config.state_backing {
         *directory = segments_of_job(directory, &name);
     }
-    let cores = machine::cores(&config)?;
+    let cores = machine::cores(&config, config.shards)?;
     machine::check()?;
+    if let Some(cluster) = &config.cluster {
+        cluster.check(config.shards).map_err(JobError::Unusable)?;
+    }
     let plan = Arc::new(plan(&factory)?);
     let store = match &config.checkpoint_dir {
         Some(place) => Some(open(place, &config).map_err(unusable)?),
@@ -92,14 +88,17 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
         savepoint: None,
         savepoints,
         reach: reach.clone(),
+        workers: None,
     };
+    let cluster = lead.config.cluster.clone();
     // A manifest that does not fit is a usage error, told before anything runs.
-    let newest = lead.newest_before(None).map_err(unusable)?;
-    let restored = lead.believe(newest)?;
-    lead.sweep_segments(true);
+    let restored = if cluster.is_none() { lead.begin_at_newest()? } else { None };
     let lead = move || {
         let _until_the_end = signals;
-        let result = lead.run(restored);
+        let result = match &cluster {
+            None => lead.run(restored),
+            Some(cluster) => lead.take_part(cluster),
+        };
         lead.savepoints.end();
         result
     };
@@ -171,14 +170,14 @@ fn empty_checkpoint_report() -> CheckpointReport {
 
 pub(super) struct Lead {
     pub(super) name: String,
-    factory: Factory,
+    pub(super) factory: Factory,
     pub(super) config: Arc<Config>,
     /// The core of each shard; empty where shards outnumber cores and float.
     cores: Vec<usize>,
     pub(super) plan: Arc<Plan>,
     pub(super) store: Option<Store>,
     pub(super) stop: Arc<AtomicBool>,
-    counters: Arc<[Arc<ShardCounters>]>,
+    pub(super) counters: Arc<[Arc<ShardCounters>]>,
     pub(super) clock: Clock,
     pub(super) restarts: Vec<String>,
     pub(super) restarts_in_a_row: u32,
@@ -194,7 +193,9 @@ pub(super) struct Lead {
     /// The savepoint that the attempt at hand begins at, if it does.
     pub(super) savepoint: Option<Arc<Savepoint>>,
     savepoints: Savepoints,
-    reach: Reach,
+    pub(super) reach: Reach,
+    /// The other processes, where this one leads some.
+    pub(super) workers: Option<Workers>,
 }
 
 /// How an attempt ended.
@@ -204,25 +205,16 @@ enum Outcome {
     Refused(JobError),
 }
 
-/// A shard as the lead sees it.
-struct Running {
-    orders: Sender<Order>,
-    doorbell: Arc<Doorbell>,
-    waker: Arc<Mutex<Option<Waker>>>,
-    thread: ExecutorJoinHandle<ShardReport>,
-    seen_turns: (u64, Nanos),
-}
-
-impl Running {
-    fn order(&self, order: Order) {
-        // A shard that has failed no longer listens; its news says so.
-        drop(self.orders.send(order));
-        self.doorbell.ring();
-    }
-}
-
 impl Lead {
-    fn run(&mut self, mut restored: Option<Arc<Manifest>>) -> Result<JobReport, JobError> {
+    /// Where the job begins: at the newest checkpoint, if it is of this job.
+    pub(super) fn begin_at_newest(&mut self) -> Result<Option<Arc<Manifest>>, JobError> {
+        let newest = self.newest_before(None).map_err(unusable)?;
+        let restored = self.believe(newest)?;
+        self.sweep_segments(true);
+        Ok(restored)
+    }
+
+    pub(super) fn run(&mut self, mut restored: Option<Arc<Manifest>>) -> Result<JobReport, JobError> {
         loop {
             let restored_epoch = restored.as_ref().map_or(Epoch(0), |manifest| manifest.epoch);
             self.restored = None;
@@ -231,18 +223,8 @@ impl Lead {
                 Outcome::Finished { at } => {
                     self.sweep_segments(false);
                     let elapsed = measured.first_event.map_or(Duration::ZERO, |first| at.since(first));
-                    return Ok(JobReport {
-                        job: self.name.clone(),
-                        shards: self.config.shards,
-                        guarantee: self.plan.guarantee(),
-                        elapsed,
-                        restored_epoch: restored_epoch.0,
-                        restored: self.restored,
-                        stopped: self.stop.load(Ordering::Relaxed),
-                        restarts: std::mem::take(&mut self.restarts),
-                        checkpoints: std::mem::replace(&mut self.checkpoints, empty_checkpoint_report()),
-                        measured,
-                    });
+                    let stopped = self.stop.load(Ordering::Relaxed);
+                    return Ok(self.report(restored_epoch.0, stopped, elapsed, measured));
                 }
                 Outcome::Refused(JobError::Damaged(why)) => restored = Some(self.fall_back(restored_epoch, why)?),
                 // An attempt that could not begin, but may another time.
@@ -250,6 +232,28 @@ impl Lead {
                 Outcome::Refused(error) => return Err(error),
                 Outcome::Failed { why, is_final } => restored = self.restart(why, is_final)?,
             }
+        }
+    }
+
+    /// What came of the job, as far as this process knows.
+    pub(super) fn report(
+        &mut self,
+        restored_epoch: u64,
+        stopped: bool,
+        elapsed: Duration,
+        measured: ShardReport,
+    ) -> JobReport {
+        JobReport {
+            job: self.name.clone(),
+            shards: self.config.shards,
+            guarantee: self.plan.guarantee(),
+            elapsed,
+            restored_epoch,
+            restored: self.restored,
+            stopped,
+            restarts: std::mem::take(&mut self.restarts),
+            checkpoints: std::mem::replace(&mut self.checkpoints, empty_checkpoint_report()),
+            measured,
         }
     }
 
@@ -272,7 +276,7 @@ impl Lead {
     fn attempt(&mut self, restored: Option<Arc<Manifest>>) -> (Outcome, ShardReport) {
         let (tell, news) = unbounded();
         let mut measured = ShardReport::new();
-        let mut running = Vec::new();
+        let mut fleet = Fleet::default();
         let publisher = match Publisher::start(
             self.store.clone(),
             self.config.checkpoints_retained,
@@ -284,104 +288,86 @@ impl Lead {
                 return (Outcome::Refused(error), measured);
             }
         };
-        let outcome = match self.start_shards(restored.clone(), tell, &mut running) {
-            Ok(()) => self.lead(&mut running, &news, &publisher, restored.as_deref()),
+        let started = self.start_shards(restored.clone(), &tell, &mut fleet);
+        // The news ends with the last shard.
+        drop(tell);
+        let mut outcome = match started {
+            Ok(()) => self.lead(&mut fleet, &news, &publisher, restored.as_deref()),
             Err(error) => Outcome::Refused(error),
         };
-        for shard in &running {
-            shard.order(Order::Halt);
+        fleet.order_all(|| Order::Halt);
+        // Until every shard has dropped its end of the news; none of them may sleep through its end.
+        while !matches!(news.recv_timeout(LOOK_EVERY), Err(RecvTimeoutError::Disconnected)) {
+            fleet.wake_stuck(self.clock.now());
         }
-        self.see_off(&mut running, &news);
         drop(publisher);
-        let mut outcome = outcome;
-        for (number, shard) in running.into_iter().enumerate() {
-            match shard.thread.join() {
+        for (_, report) in fleet.join() {
+            match report {
                 Ok(report) => measured.add(&report),
-                Err(error) => {
-                    let why = format!("shard {number}'s executor ended: {error}");
+                Err(why) if matches!(outcome, Outcome::Finished { .. }) => {
                     outcome = Outcome::Failed { why, is_final: false };
                 }
+                Err(why) => tracing::warn!(why, "a shard has no report"),
             }
         }
         (outcome, measured)
     }
 
-    /// Waits until every shard has dropped its end of the news, and lets none of them sleep through its end.
-    fn see_off(&self, running: &mut [Running], news: &Receiver<(u32, News)>) {
-        while !matches!(news.recv_timeout(LOOK_EVERY), Err(RecvTimeoutError::Disconnected)) {
-            self.wake_stuck(running);
-        }
-    }
-
     /// The next news, however long it takes.
-    fn news(&self, running: &mut [Running], news: &Receiver<(u32, News)>) -> Option<News> {
+    fn news(&self, fleet: &mut Fleet, news: &Receiver<(u32, News)>) -> Option<News> {
         loop {
             match news.recv_timeout(LOOK_EVERY) {
                 Ok((_, news)) => return Some(news),
-                Err(RecvTimeoutError::Timeout) => self.wake_stuck(running),
+                Err(RecvTimeoutError::Timeout) => fleet.wake_stuck(self.clock.now()),
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
     }
 
+    /// Starts all shards of an attempt: this process's, and through their workers those of others.
     fn start_shards(
-        &self,
+        &mut self,
         restored: Option<Arc<Manifest>>,
-        news: Sender<(u32, News)>,
-        running: &mut Vec<Running>,
+        news: &Sender<(u32, News)>,
+        fleet: &mut Fleet,
     ) -> Result<(), JobError> {
-        let shards = self.config.shards;
-        let doorbells =
-            (0..shards).map(|_| Doorbell::new().map(Arc::new)).collect::<Result<Vec<_>, _>>().map_err(|error| {
-                JobError::Machine(format!("an event descriptor cannot be had: {error}. Raise `ulimit -n`"))
-            })?;
-        let mut edges = lay_edges(self.plan.edges, &doorbells, BUFFERS_PER_LANE);
-        for shard in 0..shards {
-            let (orders, take_orders) = unbounded();
-            let waker = Arc::new(Mutex::new(None));
-            let doorbell = doorbells[shard as usize].clone();
-            let start = ShardStart {
-                shard,
-                config: self.config.clone(),
-                factory: self.factory.clone(),
-                plan: self.plan.clone(),
-                edges: std::mem::take(&mut edges[shard as usize]),
-                doorbell: doorbell.clone(),
-                orders: take_orders,
-                news: news.clone(),
-                restored: restored.clone(),
-                savepoint: self.savepoint.clone(),
-                store: self.store.clone(),
-                counters: self.counters[shard as usize].clone(),
-                waker: waker.clone(),
-            };
-            let placement = self.cores.get(shard as usize).map_or(Placement::Unbound, |core| Placement::Fixed(*core));
-            let thread = LocalExecutorBuilder::new(placement)
-                .name(&format!("shard-{shard}"))
-                .preempt_timer(Duration::from_secs(3600))
-                .io_memory(1 << 20)
-                .spawn(move || shard::run(start))
-                .map_err(|error| JobError::Machine(format!("shard {shard}'s executor cannot be started: {error}")))?;
-            let seen_turns = (0, self.clock.now());
-            running.push(Running { orders, doorbell, waker, thread, seen_turns });
-        }
-        self.reach.lead_to(running.iter().map(|shard| (shard.orders.clone(), shard.doorbell.clone())).collect());
-        Ok(())
+        let terms = Terms {
+            config: self.config.clone(),
+            factory: self.factory.clone(),
+            plan: self.plan.clone(),
+            restored,
+            savepoint: self.savepoint.clone(),
+            store: self.store.clone(),
+        };
+        let (places, wires) = match &mut self.workers {
+            Some(workers) => workers.prepare(&terms, news, &mut fleet.away)?,
+            None => {
+                let place = |(shard, counters): (usize, &Arc<ShardCounters>)| {
+                    let core = self.cores.get(shard).copied();
+                    Place { shard: shard as u32, core, counters: counters.clone() }
+                };
+                (self.counters.iter().enumerate().map(place).collect(), Wires::default())
+            }
+        };
+        let started = fleet.crew.start(&terms, places, wires, news);
+        self.reach.lead_to(fleet.ways());
+        started
     }
 
     /// Leads the running shards until the attempt is over.
     fn lead(
         &mut self,
-        running: &mut [Running],
+        fleet: &mut Fleet,
         news: &Receiver<(u32, News)>,
         publisher: &Publisher,
         restored: Option<&Manifest>,
     ) -> Outcome {
         let mut state = Restored::default();
-        for _ in 0..running.len() {
-            match self.news(running, news) {
+        for _ in 0..self.config.shards {
+            match self.news(fleet, news) {
                 Some(News::Ready(taken)) => state = state + taken,
                 Some(News::Refused(error)) => return Outcome::Refused(error),
+                Some(News::Failed { why, is_final }) => return Outcome::Failed { why, is_final },
                 other => return Outcome::Failed { why: format!("a shard did not start: {other:?}"), is_final: false },
             }
         }
@@ -410,9 +396,7 @@ impl Lead {
         if self.savepoints.attempt_begins() {
             coordinator.handle(began, Message::Checkpoint);
         }
-        for shard in running.iter() {
-            shard.order(Order::Go);
-        }
+        fleet.order_all(|| Order::Go);
         loop {
             let (wants_checkpoint, stops) = self.savepoints.take();
             if stops {
@@ -432,7 +416,7 @@ impl Lead {
                         return Outcome::Finished { at: self.clock.now() };
                     }
                     Action::Fail(why) => return Outcome::Failed { why, is_final: false },
-                    action => self.carry_out(action, running, publisher, &mut under_way),
+                    action => self.carry_out(action, fleet, publisher, &mut under_way),
                 }
             }
             let now = self.clock.now();
@@ -468,7 +452,10 @@ impl Lead {
                 Ok((shard, News::Ready(_))) => unreachable!("shard {shard} is ready once"),
                 Err(RecvTimeoutError::Timeout) => {
                     coordinator.tick(self.clock.now());
-                    self.wake_stuck(running);
+                    if let Some(workers) = &mut self.workers {
+                        workers.admit(Duration::ZERO);
+                    }
+                    fleet.wake_stuck(self.clock.now());
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     return Outcome::Failed { why: "all shards have ended".into(), is_final: false };
@@ -477,25 +464,24 @@ impl Lead {
         }
     }
 
-    fn carry_out(&mut self, action: Action, running: &[Running], publisher: &Publisher, under_way: &mut UnderWay) {
-        let order_all = |order: fn(Epoch) -> Order, epoch| running.iter().for_each(|shard| shard.order(order(epoch)));
+    fn carry_out(&mut self, action: Action, fleet: &Fleet, publisher: &Publisher, under_way: &mut UnderWay) {
         match action {
             Action::Inject(barrier) => {
                 *under_way = UnderWay::since(self.clock.now());
                 self.savepoints.begun(barrier);
-                running.iter().for_each(|shard| shard.order(Order::Inject(barrier)));
+                fleet.order_all(|| Order::Inject(barrier));
             }
             Action::Persist { epoch, parts } => {
                 let manifest = manifest(&self.name, epoch, parts, &self.plan, &self.config);
                 self.savepoints.persisting(&manifest);
                 publisher.publish(manifest);
             }
-            Action::Complete(epoch) => order_all(Order::Complete, epoch),
+            Action::Complete(epoch) => fleet.order_all(|| Order::Complete(epoch)),
             Action::Abort { epoch, why } => {
                 tracing::warn!(epoch = epoch.0, why, "a checkpoint failed; the job goes on");
                 self.savepoints.aborted(epoch, &why);
                 self.checkpoints.failed.push(why);
-                order_all(Order::Abort, epoch);
+                fleet.order_all(|| Order::Abort(epoch));
             }
             Action::Finish | Action::Fail(_) => unreachable!("they end the loop that calls this"),
         }
@@ -516,24 +502,6 @@ impl Lead {
             self.restarts_in_a_row = 0;
         }
         coordinator.handle(now, Message::Persisted { epoch, result: result.map_err(|error| error.to_string()) });
-    }
-
-    /// Wakes shards that stand still, whether or not they have announced a sleep: the timer that should end it may be what
-    /// glommio has slept through.
-    fn wake_stuck(&self, running: &mut [Running]) {
-        let now = self.clock.now();
-        for (shard, counters) in running.iter_mut().zip(self.counters.iter()) {
-            let turns = counters.turns();
-            if shard.seen_turns.0 != turns {
-                shard.seen_turns = (turns, now);
-            } else if now.since(shard.seen_turns.1) >= STUCK_AFTER {
-                shard.seen_turns.1 = now;
-                let waker = shard.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                if let Some(waker) = waker.as_ref() {
-                    waker.wake_by_ref();
-                }
-            }
-        }
     }
 }
 
@@ -571,28 +539,4 @@ pub(super) fn manifest(job: &str, epoch: Epoch, parts: Vec<Part>, plan: &Plan, c
         shards: config.shards,
         parts,
     }
-}
-
-/// Lays the lanes of all edges with `buffers` each, from every shard to every shard; `[shard][edge]`. A single shard needs none.
-pub(crate) fn lay_edges(edges: u32, doorbells: &[Arc<Doorbell>], buffers: usize) -> Vec<Vec<EdgeEnds>> {
-    let shards = doorbells.len();
-    let mut laid: Vec<Vec<EdgeEnds>> = (0..shards).map(|_| Vec::new()).collect();
-    if shards == 1 {
-        return laid;
-    }
-    for edge in 0..edges {
-        for ends in &mut laid {
-            ends.push(EdgeEnds { to: Vec::new(), from: Vec::new() });
-        }
-        for from in 0..shards {
-            for to in 0..shards {
-                let route = Route { edge, from_shard: from as u16, to_shard: to as u16 };
-                let config = LaneConfig { route, buffers };
-                let (sender, receiver) = lane(config, doorbells[to].clone(), doorbells[from].clone());
-                laid[from][edge as usize].to.push(sender);
-                laid[to][edge as usize].from.push(receiver);
-            }
-        }
-    }
-    laid
 }

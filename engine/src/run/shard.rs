@@ -7,6 +7,7 @@
 //!
 //! The record's road is one task of the executor with a plain loop and no await on it.
 
+mod linked;
 #[cfg(feature = "testing")]
 mod turned;
 
@@ -19,7 +20,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
-use millstream_network::Doorbell;
+use millstream_network::{Doorbell, LinkConfig, Peer};
 use millstream_state::{Epoch, Manifest, PageStore, Part, Restored, Savepoint, SnapshotSize, Store};
 
 use super::fault::{Fault, JobError};
@@ -29,6 +30,7 @@ use super::panics;
 use super::residence::{Look, Residence};
 use super::task::{Cx, Progress, SinkEnd, StateVisitor, Task};
 use super::time_report::{OperatorTime, SplitReport};
+use self::linked::Linked;
 use crate::epoch::Barrier;
 use crate::epoch::snapshot::{Closed, OpenEpoch, Verdict};
 use crate::job::config::Config;
@@ -99,6 +101,9 @@ pub(crate) struct ShardStart {
     pub(crate) factory: Factory,
     pub(crate) plan: Arc<Plan>,
     pub(crate) edges: Vec<EdgeEnds>,
+    /// Shards of other processes, with the far ends of the lanes that lead to and from them.
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) links: LinkConfig,
     pub(crate) doorbell: Arc<Doorbell>,
     pub(crate) orders: Receiver<Order>,
     pub(crate) news: Sender<(u32, News)>,
@@ -171,6 +176,8 @@ pub(super) struct Shard {
     plan: Arc<Plan>,
     tasks: Vec<Box<dyn Task>>,
     doorbell: Arc<Doorbell>,
+    /// To the shards of other processes.
+    links: Linked,
     orders: Receiver<Order>,
     news: Sender<(u32, News)>,
     counters: Arc<ShardCounters>,
@@ -250,6 +257,7 @@ impl Shard {
             }
         }
         let residence = Residence::new(start.shard, &start.config);
+        let links = Linked::new(start.shard, start.peers, start.links);
         let clock = start.config.clock.clone();
         Ok(Shard {
             shard: start.shard,
@@ -259,6 +267,7 @@ impl Shard {
             batch_clock: graph.clock,
             flush_at_ms: None,
             doorbell: start.doorbell,
+            links,
             orders: start.orders,
             news: start.news,
             counters: start.counters,
@@ -318,8 +327,11 @@ impl Shard {
         let mut announced = false;
         while !self.halted {
             let began = self.clock.now();
-            self.take_orders();
-            let mut progress = if self.going { self.step()? } else { Progress::Idle };
+            self.take_orders()?;
+            let mut progress = self.links.tick(began)?;
+            if self.going {
+                progress = progress.or(self.step()?);
+            }
             progress = progress.or(self.move_epoch_on()?);
             let idle = progress != Progress::Worked;
             if self.going && (idle || began.since(last_flush) >= self.config.linger) {
@@ -349,8 +361,12 @@ impl Shard {
                 self.doorbell.announce();
                 continue;
             }
-            let blocked = (progress == Progress::Blocked).then_some(BLOCKED_POLL);
-            self.io.sleep(self.sleep_at_most().into_iter().chain(blocked).min()).await;
+            if self.links.may_sleep() {
+                let blocked = (progress == Progress::Blocked).then_some(BLOCKED_POLL);
+                let at_most = self.sleep_at_most().into_iter().chain(blocked).chain(self.links.sleep_at_most(ended));
+                self.io.sleep(at_most.min()).await;
+            }
+            self.links.woken();
             self.doorbell.retract();
             announced = false;
             idle_since = None;
@@ -359,10 +375,13 @@ impl Shard {
         Ok(())
     }
 
-    fn take_orders(&mut self) {
+    fn take_orders(&mut self) -> Result<(), Fault> {
         while let Ok(order) = self.orders.try_recv() {
             match order {
-                Order::Go => self.going = true,
+                Order::Go => {
+                    self.going = true;
+                    self.links.go(&self.doorbell)?;
+                }
                 Order::Inject(barrier) => {
                     assert!(self.epoch.is_none() && self.closed.is_none(), "one epoch at a time");
                     let now = self.clock.now();
@@ -384,6 +403,7 @@ impl Shard {
                 Order::Halt => self.halted = true,
             }
         }
+        Ok(())
     }
 
     /// One step of every task. A panic in any of them is laid at the door of the operator that ran.

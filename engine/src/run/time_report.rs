@@ -4,8 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam::channel::{Sender, unbounded};
-use millstream_network::Doorbell;
+use crossbeam::channel::unbounded;
 
 use super::shard::Order;
 use crate::time::Timestamp;
@@ -21,7 +20,7 @@ pub struct WatermarkReport {
 }
 
 /// How far time has come at one operator on one shard.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct OperatorTime {
     /// The operator's name.
     pub operator: String,
@@ -34,7 +33,7 @@ pub struct OperatorTime {
 }
 
 /// How far time has come in one split.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct SplitReport {
     /// The split's name.
     pub split: String,
@@ -45,7 +44,7 @@ pub struct SplitReport {
 }
 
 /// Whether a split is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub enum SplitStands {
     /// It is.
     Active,
@@ -92,9 +91,12 @@ impl fmt::Display for WatermarkReport {
     }
 }
 
-/// The way to the shards of the attempt that runs, past the lead.
+/// A way to give a shard an order that does not go through the lead.
+pub(crate) type Way = Box<dyn Fn(Order) + Send>;
+
+/// The ways to the shards of the attempt that runs, past the lead.
 #[derive(Clone, Default)]
-pub(crate) struct Reach(Arc<Mutex<Vec<(Sender<Order>, Arc<Doorbell>)>>>);
+pub(crate) struct Reach(Arc<Mutex<Vec<Way>>>);
 
 impl fmt::Debug for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,17 +106,15 @@ impl fmt::Debug for Reach {
 
 impl Reach {
     /// Another attempt's shards run.
-    pub(crate) fn lead_to(&self, shards: Vec<(Sender<Order>, Arc<Doorbell>)>) {
+    pub(crate) fn lead_to(&self, shards: Vec<Way>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = shards;
     }
 
     /// Asks every shard. One that has ended, or does not get round to it, is left out.
     pub(crate) fn explain_watermark(&self) -> WatermarkReport {
         let (answer, answers) = unbounded();
-        for (orders, doorbell) in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if orders.send(Order::Explain(answer.clone())).is_ok() {
-                doorbell.ring();
-            }
+        for ask in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            ask(Order::Explain(answer.clone()));
         }
         drop(answer);
         let mut operators: Vec<OperatorTime> = Vec::new();

@@ -18,7 +18,7 @@ impl Shard {
 
     /// One turn of the loop; what waits for company leaves where `flush` is asked for.
     pub(in crate::run) fn turn(&mut self, flush: bool) -> Result<Progress, Fault> {
-        self.take_orders();
+        self.take_orders()?;
         let mut progress = if self.going { self.step()? } else { Progress::Idle };
         progress = progress.or(self.move_epoch_on()?);
         if flush && self.going {
