@@ -18,8 +18,20 @@
 //! * A lane's ring holds as many buffers as its pool owns, so `send` cannot fail: the pool is the credit.
 //! * A shard sleeps on exactly one descriptor, that of its [`Doorbell`].
 //!
+//! How processes meet, before anything moves between them:
+//!
+//! ```text
+//!   Secret, Facts ──▶ dial ──hello─▶ ◀─challenge── ──proofs─▶ ◀── … ──▶ Listener ──▶ Accepted
+//!                      │               (session, over road)                │
+//!                      └──────────────▶ Connection ◀───────────────────────┘
+//!                                           ├──▶ a channel, for orders and news
+//!                                           └──▶ its socket, for a link of frames
+//! ```
+//!
 //! **What is deliberately not here.** This crate has no word for record, key, window or epoch: it moves bytes and opaque
-//! numbers. It starts no thread, reads no clock and never blocks, except in [`Doorbell::wait`](doorbell::Doorbell::wait).
+//! numbers. What moves buffers starts no thread, reads no clock and never blocks, except in
+//! [`Doorbell::wait`](doorbell::Doorbell::wait). What meets other processes does, because strangers stall: a [`Listener`] has a
+//! thread, and so has a connection inside TLS that the kernel does not carry; `deadline` is the one door to the clock.
 
 // What travels, and the memory it lives in.
 pub mod buffer;
@@ -35,15 +47,42 @@ pub mod ring;
 
 pub mod doorbell;
 
-// What all this stands on: the machine, and its atomics.
+// How processes meet: who knows the secret and agrees on the facts, gets a connection.
+mod facts;
+pub mod secret;
+pub mod session;
+pub mod trust;
+
+mod caller;
+pub mod dial;
+mod figures;
+pub mod listener;
+mod pending;
+mod road;
+
+pub mod channel;
+pub mod connection;
+
+// What all this stands on: the machine, its atomics, and the clock.
 mod atomics;
+mod deadline;
 pub mod probe;
+mod waiting;
 
 pub use buffer::{BUFFER_BYTES, Buffer, PAYLOAD_BYTES_MAX};
+pub use channel::{ChannelError, ChannelReceiver, ChannelSender, Received};
+pub use connection::{Carried, Connection};
+pub use dial::{DialError, dial};
 pub use doorbell::Doorbell;
+pub use facts::{FACTS_BYTES_MAX, Facts};
+pub use figures::{Cause, Dropped, ListenerFigures};
 pub use frame::{Control, Header};
 pub use lane::{LaneConfig, Receiver, Sender, lane};
+pub use listener::{Accepted, Listener};
+pub use secret::{Secret, SecretError};
+pub use session::Refusal;
 pub use stage::{Solid, Stage, Streaming, spread_over_two};
+pub use trust::{Tls, Trust};
 
 /// Bytes of one cache line, the unit in which memory moves between cores.
 pub const LINE_BYTES: usize = 64;
