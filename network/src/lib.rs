@@ -35,6 +35,9 @@ pub mod ring;
 
 pub mod doorbell;
 
+// How it gets to the shards of other processes.
+pub mod link;
+
 // What all this stands on: the machine, and its atomics.
 mod atomics;
 pub mod probe;
@@ -43,6 +46,7 @@ pub use buffer::{BUFFER_BYTES, Buffer, PAYLOAD_BYTES_MAX};
 pub use doorbell::Doorbell;
 pub use frame::{Control, Header};
 pub use lane::{LaneConfig, Receiver, Sender, lane};
+pub use link::{LinkConfig, LinkError, LinkFigures, Links, Peer, SendZc};
 pub use stage::{Solid, Stage, Streaming, spread_over_two};
 
 /// Bytes of one cache line, the unit in which memory moves between cores.
