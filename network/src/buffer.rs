@@ -86,6 +86,22 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts((&raw const (*self.slot.as_ptr()).payload).cast(), self.len()) }
     }
 
+    /// The frame as it travels: the header, and right behind it the payload written so far.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: header and payload lie one behind the other at the slot's start, as drawn above and asserted where the
+        // slot is; otherwise as in `payload`.
+        unsafe { std::slice::from_raw_parts(self.slot.as_ptr().cast(), HEADER_BYTES + self.len()) }
+    }
+
+    /// The memory of the whole pool that the buffer was carved from, as the kernel may be told of it: its address and
+    /// bytes.
+    #[must_use]
+    pub(crate) fn pool_memory(&self) -> (*const u8, usize) {
+        // SAFETY: the slot and its arena are alive as long as this share.
+        unsafe { (*self.slot.as_ptr()).home.arena.as_ref() }.memory()
+    }
+
     /// Bytes of payload written so far.
     #[must_use]
     #[inline(always)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!      0        1        2        3        4        5        6        7
-//!  0 | magic "MILL"                      | version         | control | flags  |
+//!  0 | magic "MILL"                      | version         | control | kind   |
 //!  8 | edge                              | from shard      | to shard         |
 //! 16 | payload bytes                     | count                              |
 //! 24 | sequence                                                               |
@@ -16,15 +16,19 @@
 //! The header lies in memory exactly so, little endian: between cores it is never encoded, and a link between processes
 //! can send it as it lies. What a control, a mark or a count means is for those who use the lane.
 
+mod wire;
+
 use std::fmt;
 
 use crate::LINE_BYTES;
+
+pub use wire::{FrameError, Kind};
 
 /// The first four bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"MILL";
 
 /// The version of the format that this build writes, and the only one it reads.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Bytes of a header: one cache line, so that the payload starts on one.
 pub const HEADER_BYTES: usize = LINE_BYTES;
@@ -82,7 +86,7 @@ pub struct Header {
     magic: [u8; 4],
     version: u16,
     control: u8,
-    flags: u8,
+    kind: u8,
     edge: u32,
     from_shard: u16,
     to_shard: u16,
@@ -102,8 +106,8 @@ const _: () = {
     const MAGIC_AT: usize = 0;
     const VERSION_AT: usize = MAGIC_AT + 4;
     const CONTROL_AT: usize = VERSION_AT + 2;
-    const FLAGS_AT: usize = CONTROL_AT + 1;
-    const EDGE_AT: usize = FLAGS_AT + 1;
+    const KIND_AT: usize = CONTROL_AT + 1;
+    const EDGE_AT: usize = KIND_AT + 1;
     const FROM_SHARD_AT: usize = EDGE_AT + 4;
     const TO_SHARD_AT: usize = FROM_SHARD_AT + 2;
     const PAYLOAD_BYTES_AT: usize = TO_SHARD_AT + 2;
@@ -115,7 +119,7 @@ const _: () = {
     const CRC32C_AT: usize = BARRIER_AT + 8;
     const RESERVED_AT: usize = CRC32C_AT + 4;
     assert!(offset_of!(Header, magic) == MAGIC_AT && offset_of!(Header, version) == VERSION_AT);
-    assert!(offset_of!(Header, control) == CONTROL_AT && offset_of!(Header, flags) == FLAGS_AT);
+    assert!(offset_of!(Header, control) == CONTROL_AT && offset_of!(Header, kind) == KIND_AT);
     assert!(offset_of!(Header, edge) == EDGE_AT && offset_of!(Header, from_shard) == FROM_SHARD_AT);
     assert!(offset_of!(Header, to_shard) == TO_SHARD_AT);
     assert!(offset_of!(Header, payload_bytes) == PAYLOAD_BYTES_AT && offset_of!(Header, count) == COUNT_AT);
@@ -133,7 +137,7 @@ impl Header {
             magic: MAGIC,
             version: VERSION,
             control: 0,
-            flags: 0,
+            kind: Kind::DATA,
             edge: route.edge,
             from_shard: route.from_shard,
             to_shard: route.to_shard,

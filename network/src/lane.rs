@@ -157,6 +157,18 @@ impl Sender {
         self.bell.ring();
     }
 
+    /// Where the lane leads from and to.
+    #[must_use]
+    pub fn route(&self) -> Route {
+        self.route
+    }
+
+    /// Buffers the lane was laid with.
+    #[must_use]
+    pub fn buffers(&self) -> usize {
+        self.pool.buffers()
+    }
+
     /// Buffers of this lane that were dropped instead of sent or released; each makes the lane narrower. Zero, but for
     /// a task that was torn down.
     #[must_use]
@@ -203,6 +215,12 @@ impl Receiver {
         let pushed = self.giving_back.push(Parcel::seal(buffer));
         assert!(pushed.is_ok(), "the ring has room for every buffer of the lane, so this one is of another");
         self.bell.ring();
+    }
+
+    /// Where the lane leads from and to.
+    #[must_use]
+    pub fn route(&self) -> Route {
+        self.route
     }
 
     /// Whether nothing waits to be received.

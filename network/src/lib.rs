@@ -63,6 +63,9 @@ mod road;
 pub mod channel;
 pub mod connection;
 
+// How it gets to the shards of other processes.
+pub mod link;
+
 // What all this stands on: the machine, its atomics, and the clock.
 mod atomics;
 mod deadline;
@@ -81,6 +84,7 @@ pub use lane::{LaneConfig, Receiver, Sender, lane};
 pub use listener::{Accepted, Listener};
 pub use secret::{Secret, SecretError};
 pub use session::Refusal;
+pub use link::{LinkConfig, LinkError, LinkFigures, Links, Peer, SendZc};
 pub use stage::{Solid, Stage, Streaming, spread_over_two};
 pub use trust::{Tls, Trust};
 

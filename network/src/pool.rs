@@ -44,6 +44,7 @@ pub(crate) struct Home {
 }
 
 const _: () = {
+    assert!(std::mem::offset_of!(Slot, header) == 0 && std::mem::offset_of!(Slot, payload) == size_of::<Header>());
     assert!(std::mem::offset_of!(Slot, payload) + PAYLOAD_BYTES_MAX == BUFFER_BYTES);
     assert!(std::mem::offset_of!(Slot, home) == BUFFER_BYTES && size_of::<Slot>() == BUFFER_BYTES + LINE_BYTES);
 };
@@ -56,6 +57,11 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
+    /// Where the slots lie, and how many bytes they are.
+    pub(crate) fn memory(&self) -> (*const u8, usize) {
+        (self.slots.as_ptr().cast::<u8>(), self.layout.size())
+    }
+
     /// Gives one share back; the last frees the memory.
     ///
     /// # Safety

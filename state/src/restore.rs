@@ -28,7 +28,7 @@ use crate::table::ONLY_STATE;
 use crate::{Fixed, Key, StateError, Store, Table, TableConfig};
 
 /// What a restore did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Restored {
     /// Files of the chain.
     pub files: usize,
@@ -48,7 +48,7 @@ pub struct Restored {
 }
 
 /// Where a restore had the pages from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub enum How {
     /// They lay in the segment of an earlier run; those that had changed since the checkpoint were put back.
     Fast {

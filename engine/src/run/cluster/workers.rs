@@ -347,7 +347,7 @@ impl Workers {
     }
 
     /// Tells everybody how the job ended.
-    pub(in crate::run) fn over(&mut self, why: &Result<Ending, Failure>) {
+    pub(super) fn over(&mut self, why: &Result<Ending, Failure>) {
         self.admit(Duration::ZERO);
         for member in self.members.iter().flatten() {
             drop(member.outbox.send(ToWorker::Over { why: why.clone() }));
