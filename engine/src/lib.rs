@@ -56,8 +56,8 @@ pub mod run;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use job::cluster::{Cluster, Fewer, LeadIs};
 pub use job::broadcast::{Broadcast, BroadcastConnected};
+pub use job::cluster::{Cluster, Fewer, LeadIs};
 pub use job::config::{Config, RestartStrategy, StateBacking};
 pub use job::connect::Connected;
 pub use job::flow::{Flow, Job};

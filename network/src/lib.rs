@@ -81,10 +81,10 @@ pub use facts::{FACTS_BYTES_MAX, Facts};
 pub use figures::{Cause, Dropped, ListenerFigures};
 pub use frame::{Control, Header};
 pub use lane::{LaneConfig, Receiver, Sender, lane};
+pub use link::{LinkConfig, LinkError, LinkFigures, Links, Peer, SendZc};
 pub use listener::{Accepted, Listener};
 pub use secret::{Secret, SecretError};
 pub use session::Refusal;
-pub use link::{LinkConfig, LinkError, LinkFigures, Links, Peer, SendZc};
 pub use stage::{Solid, Stage, Streaming, spread_over_two};
 pub use trust::{Tls, Trust};
 

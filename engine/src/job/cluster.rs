@@ -132,7 +132,9 @@ impl Cluster {
     pub(crate) fn check(&self, shards: u32) -> Result<(), String> {
         let Cluster { processes, process, .. } = self;
         if *processes == 0 || *processes > shards {
-            return Err(format!("{processes} processes for {shards} shards: each needs one at least, so take 1 to {shards}"));
+            return Err(format!(
+                "{processes} processes for {shards} shards: each needs one at least, so take 1 to {shards}"
+            ));
         }
         if let Some(process) = process.filter(|process| process >= processes) {
             return Err(format!("process {process} of {processes}: they are counted from 0"));

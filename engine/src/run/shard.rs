@@ -23,6 +23,7 @@ use crossbeam::channel::{Receiver, Sender};
 use millstream_network::{Doorbell, LinkConfig, Peer};
 use millstream_state::{Epoch, Manifest, PageStore, Part, Restored, Savepoint, SnapshotSize, Store};
 
+use self::linked::Linked;
 use super::fault::{Fault, JobError};
 use super::io::{IoRoom, Slot, close_what_was_dropped};
 use super::metrics::{ShardCounters, ShardReport};
@@ -30,7 +31,6 @@ use super::panics;
 use super::residence::{Look, Residence};
 use super::task::{Cx, Progress, SinkEnd, StateVisitor, Task};
 use super::time_report::{OperatorTime, SplitReport};
-use self::linked::Linked;
 use crate::epoch::Barrier;
 use crate::epoch::snapshot::{Closed, OpenEpoch, Verdict};
 use crate::job::config::Config;

@@ -43,8 +43,7 @@ impl Lead {
                 let number = cluster.process.unwrap_or(0);
                 let began = self.clock.wall_us() as u64;
                 let (counters, clock, stop) = (self.counters.clone(), self.clock.clone(), self.stop.clone());
-                let workers =
-                    Workers::new(board, cluster.clone(), (number, address), began, counters, clock, stop);
+                let workers = Workers::new(board, cluster.clone(), (number, address), began, counters, clock, stop);
                 self.lead_workers(workers)
             }
             LeadIs::At(lead) => self.work_for(&board, cluster, lead, address),

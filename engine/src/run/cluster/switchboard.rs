@@ -87,7 +87,8 @@ impl Switchboard {
         let listener = Listener::bind(address, trust.clone(), facts.clone());
         let listener = Arc::new(listener.map_err(|error| JobError::Unusable(error.to_string()))?);
         let (tell, workers) = unbounded();
-        let (links, leads, closing) = (Arc::<Links>::default(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let (links, leads, closing) =
+            (Arc::<Links>::default(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let desk = Desk { listener: listener.clone(), workers: tell, links: links.clone(), leads: leads.clone() };
         let ends = closing.clone();
         let thread = spawn_named("millstream-switchboard", move || desk.put_through(&ends))

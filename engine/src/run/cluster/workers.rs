@@ -202,7 +202,9 @@ impl Workers {
         let Caller { process, address, incarnation, accepted } = caller;
         let is_free = |member: &Option<Member>| {
             member.as_ref().is_none_or(|member| {
-                member.desk.gone.load(Ordering::Relaxed) || member.address == address || member.incarnation < incarnation
+                member.desk.gone.load(Ordering::Relaxed)
+                    || member.address == address
+                    || member.incarnation < incarnation
             })
         };
         let others = || (0..self.cluster.processes).filter(|number| *number != self.process);
@@ -213,7 +215,8 @@ impl Workers {
                 .find(|other| self.members[*other as usize].as_ref().is_some_and(|member| member.address == address))
                 .or_else(|| others().find(|other| self.members[*other as usize].is_none())),
         };
-        let name = format!("process {} at {address}", number.or(process).map_or("?".to_owned(), |number| number.to_string()));
+        let name =
+            format!("process {} at {address}", number.or(process).map_or("?".to_owned(), |number| number.to_string()));
         let desk = Arc::new(Desk {
             name: name.clone(),
             assigned: Mutex::default(),
@@ -233,7 +236,10 @@ impl Workers {
             let why = match process {
                 Some(number) if number == self.process => format!("process {number} is the lead itself"),
                 Some(number) if number >= processes => {
-                    format!("the job runs in {processes} processes, 0 to {}, and this one says that it is {number}", processes - 1)
+                    format!(
+                        "the job runs in {processes} processes, 0 to {}, and this one says that it is {number}",
+                        processes - 1
+                    )
                 }
                 Some(number) => format!("there is a process {number} already, started later than this one"),
                 None => format!("all {processes} processes are there already"),
