@@ -20,6 +20,7 @@ pub mod keys;
 pub mod limit;
 pub mod machine;
 pub mod nexmark;
+pub mod processes;
 pub mod report;
 pub mod state;
 pub mod windows;

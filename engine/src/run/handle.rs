@@ -27,6 +27,7 @@ pub struct JobHandle {
     pub(crate) counters: Arc<[Arc<ShardCounters>]>,
     pub(crate) savepoints: Sender<Request>,
     pub(crate) reach: Reach,
+    pub(crate) address: Option<String>,
 }
 
 impl JobHandle {
@@ -76,6 +77,12 @@ impl JobHandle {
     #[must_use]
     pub fn explain_watermark(&self) -> WatermarkReport {
         self.reach.explain_watermark()
+    }
+
+    /// Where the other processes of the job reach this one, `host:port`; of a job in one process, none.
+    #[must_use]
+    pub fn cluster_address(&self) -> Option<&str> {
+        self.address.as_deref()
     }
 
     /// Whether the job has ended.

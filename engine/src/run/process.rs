@@ -93,18 +93,20 @@ pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
     let cluster = lead.config.cluster.clone();
     // A manifest that does not fit is a usage error, told before anything runs.
     let restored = if cluster.is_none() { lead.begin_at_newest()? } else { None };
+    let place = cluster.as_ref().map(|cluster| lead.open_place(cluster)).transpose()?;
+    let address = place.as_ref().map(|place| place.address.clone());
     let lead = move || {
         let _until_the_end = signals;
-        let result = match &cluster {
+        let result = match cluster.as_ref().zip(place) {
             None => lead.run(restored),
-            Some(cluster) => lead.take_part(cluster),
+            Some((cluster, place)) => lead.take_part(cluster, place),
         };
         lead.savepoints.end();
         result
     };
     let thread = spawn_named("millstream-lead", lead)
         .map_err(|error| JobError::Machine(format!("the lead's thread cannot be started: {error}")))?;
-    Ok(JobHandle { lead: thread, stop, counters, savepoints: requests, reach })
+    Ok(JobHandle { lead: thread, stop, counters, savepoints: requests, reach, address })
 }
 
 /// Opens the place for checkpoints; it is waited for no longer than a checkpoint may take.

@@ -293,6 +293,7 @@ fn engine_run(args: &LimitArgs, query: &QueryLimit) -> YsbRun {
         cores: query.cores.clone(),
         checkpoint_interval: args.checkpoint_interval(),
         checkpoint_dir: None,
+        cluster: None,
         combine: query.exchange == Exchange::None,
         verify: true,
         counted: query.counted.clone(),

@@ -11,6 +11,7 @@ mod generate;
 mod limit;
 mod nexmark;
 mod pairs;
+mod processes;
 mod state;
 pub mod values;
 mod verify;

@@ -9,10 +9,12 @@ use millstream::OnError;
 use serde_json::{Value, json};
 
 use super::figures::{P50_P999, checkpoint_line, checkpoints_json, four, quantiles};
+use super::processes::ProcessArgs;
 use super::values::{DurationOrOff, duration, duration_or_off, on_off, positive_count, small_count};
 use super::{ShardArgs, UsageError, Verdict};
 use crate::limit::{Encoding, Exchange, LimitOutcome, QueryLimit, run_query};
 use crate::machine::{Machine, Usage, allowed_cores};
+use crate::processes::ClusterRun;
 use crate::report::{self, Report, count, decimals, rate};
 use crate::ysb::generate::{GeneratorConfig, Pace, Population, START_MS};
 use crate::ysb::run::{SinkKind, Told, YsbOutcome, YsbRun, run as run_ysb};
@@ -21,6 +23,7 @@ use crate::ysb::run::{SinkKind, Told, YsbOutcome, YsbRun, run as run_ysb};
 const VERIFIED_UP_TO: u64 = 50_000_000;
 
 #[derive(Args, Clone, Debug)]
+#[command(args_override_self = true)]
 #[command(after_help = "\
 The query: events of seven fields, of which a third are views; views are projected, joined to their ad's campaign and
 counted per campaign and 10 s window of event time; each window's rows go to the sink exactly once.
@@ -36,9 +39,8 @@ pub(super) struct YsbArgs {
     #[command(flatten)]
     shards: ShardArgs,
 
-    /// Processes that share the shards
-    #[arg(long, value_name = "P", default_value = "1", value_parser = small_count)]
-    processes: u32,
+    #[command(flatten)]
+    processes: ProcessArgs,
 
     /// How many campaigns there are
     #[arg(long, value_name = "C", default_value = "100", value_parser = small_count)]
@@ -80,9 +82,9 @@ pub(super) struct YsbArgs {
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
 
-    /// Where rows go
-    #[arg(long, value_enum, default_value_t = SinkName::Memory)]
-    sink: SinkName,
+    /// Where rows go [default: memory, or files in a temporary directory where there are several processes]
+    #[arg(long, value_enum)]
+    sink: Option<SinkName>,
 
     /// With --sink file: its directory
     #[arg(long, value_name = "DIR")]
@@ -162,17 +164,22 @@ impl YsbArgs {
     /// The run that was asked for.
     fn plan(&self) -> Result<YsbRun, UsageError> {
         let usage = |text: &str| Err(UsageError(text.to_owned()));
-        if self.processes != 1 {
-            return usage("this build runs all shards in one process: leave --processes out, and use --shards");
-        }
-        let (log, sink) = match (self.source, &self.path, self.sink, &self.out) {
-            (SourceKind::Log, None, ..) => return usage("--source log needs --path DIR, the log's directory"),
-            (SourceKind::Generator, Some(_), ..) => return usage("--path goes with --source log"),
-            (.., SinkName::File, None) => return usage("--sink file needs --out DIR"),
-            (.., SinkName::Memory | SinkName::Null, Some(_)) => return usage("--out goes with --sink file"),
-            (_, path, SinkName::File, Some(out)) => (path.clone(), SinkKind::File(out.clone())),
-            (_, path, SinkName::Memory, _) => (path.clone(), SinkKind::Memory),
-            (_, path, SinkName::Null, _) => (path.clone(), SinkKind::Null),
+        let several = self.processes.processes > 1;
+        let sink = match (self.sink, &self.out) {
+            (Some(SinkName::Memory), _) if several => {
+                return usage("memory is one process's: with --processes, take --sink file --out DIR, or --sink null");
+            }
+            (Some(SinkName::File), None) => return usage("--sink file needs --out DIR"),
+            (None | Some(SinkName::Memory | SinkName::Null), Some(_)) => return usage("--out goes with --sink file"),
+            (Some(SinkName::File), Some(out)) => SinkKind::File(out.clone()),
+            (Some(SinkName::Null), None) => SinkKind::Null,
+            (None, None) if several => SinkKind::TemporaryFiles,
+            (None | Some(SinkName::Memory), None) => SinkKind::Memory,
+        };
+        let log = match (self.source, &self.path) {
+            (SourceKind::Log, None) => return usage("--source log needs --path DIR, the log's directory"),
+            (SourceKind::Generator, Some(_)) => return usage("--path goes with --source log"),
+            (_, path) => path.clone(),
         };
         let encoding = match (self.encoding, &log) {
             (None | Some(Encoding::Json), Some(_)) => Encoding::Json,
@@ -221,6 +228,7 @@ impl YsbArgs {
             checkpoint_interval: self.checkpoint_interval.duration(),
             checkpoint_dir: self.checkpoint_dir.clone(),
             combine: self.combine,
+            cluster: self.processes.cluster()?,
             verify: self.verify || (few && !self.no_verify),
             counted: None,
             on_error: if self.malformed == Malformed::Skip { OnError::Skip } else { OnError::Fail },
@@ -244,6 +252,11 @@ pub(super) fn run(args: &YsbArgs) -> Result<Verdict> {
         }
         Told::Verifying => bar.set_message("recounting"),
     })?;
+    if !plan.cluster.as_ref().is_none_or(ClusterRun::leads) {
+        bar.finish_and_clear();
+        tracing::info!(events = outcome.job.measured.events_in, "this process has done its part");
+        return Ok(Verdict::Good);
+    }
     let after = Usage::now();
     let limit = if args.limit { Some(limit_of(&plan, &outcome)?) } else { None };
     bar.finish_and_clear();
@@ -359,11 +372,11 @@ fn as_json(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, used: &Usage, li
         "job": "ysb",
         "encoding": plan.encoding,
         "shards": plan.shards,
-        "processes": args.processes,
+        "processes": args.processes.processes,
         "campaigns": plan.events.population.campaigns,
         "combine": plan.combine,
         "source": if plan.log.is_some() { "log" } else { "generator" },
-        "sink": match plan.sink { SinkKind::Memory => "memory", SinkKind::File(_) => "file", SinkKind::Null => "null" },
+        "sink": match plan.sink { SinkKind::Memory => "memory", SinkKind::File(_) | SinkKind::TemporaryFiles => "file", SinkKind::Null => "null" },
         "events": measured.events_in,
         "views": outcome.views,
         "windows": outcome.windows,

@@ -21,6 +21,7 @@ use super::query::{self, TextAds};
 use super::source::{Shares, YsbSource};
 use super::verify::{self, BadLines};
 use crate::limit::Encoding;
+use crate::processes::{ClusterRun, Shared};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub struct YsbRun {
     pub checkpoint_interval: Option<Duration>,
     /// Where checkpoints are kept; none: a temporary directory.
     pub checkpoint_dir: Option<PathBuf>,
+    /// Other processes that run some of the shards.
+    pub cluster: Option<ClusterRun>,
     /// Fold before the exchange.
     pub combine: bool,
     /// Compare with the oracle.
@@ -73,6 +76,8 @@ pub enum SinkKind {
     Memory,
     /// Files in a directory, exactly once.
     File(PathBuf),
+    /// Files in a directory that is gone after the run.
+    TemporaryFiles,
     /// They are dropped.
     Null,
 }
@@ -215,6 +220,13 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
     if let Some(dataset) = &dataset {
         run.events = dataset.events;
     }
+    let rows_in = match run.sink {
+        SinkKind::TemporaryFiles => Some(temporary("rows", "--sink file --out")?),
+        _ => None,
+    };
+    if let Some(dir) = &rows_in {
+        run.sink = SinkKind::File(dir.path().to_path_buf());
+    }
     let ads = F::ads(&run.events.population);
     let (sink, memory) = match &run.sink {
         SinkKind::Memory => {
@@ -222,6 +234,7 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
             (sink, Some(rows))
         }
         SinkKind::File(dir) => (Output::file(dir.clone()), None),
+        SinkKind::TemporaryFiles => unreachable!("they have been given their directory"),
         SinkKind::Null => (Output::null(), None),
     };
     let progress = Progress {
@@ -236,22 +249,21 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
             (sink, Some(latency))
         }
     };
-    let temporary;
+    let checkpoints_in;
     let checkpoint_dir = match (&run.checkpoint_dir, run.checkpoint_interval) {
         (Some(dir), _) => Some(dir.clone()),
         (None, None) => None,
         (None, Some(_)) => {
-            temporary = tempfile::Builder::new().prefix("millstream-ysb-").tempdir().map_err(|error| {
-                RunError::Harness(format!(
-                    "no temporary directory for checkpoints can be made: {error}. Name one with --checkpoint-dir"
-                ))
-            })?;
-            Some(temporary.path().to_path_buf())
+            checkpoints_in = temporary("checkpoints", "--checkpoint-dir")?;
+            Some(checkpoints_in.path().to_path_buf())
         }
     };
     if run.open_loop {
         // A fresh start: event 0 is due a moment from now, once the shards are up.
-        run.events.start_ms = (Clock::system().wall_ms() + 500) / 1000 * 1000 + 1000;
+        let soon = || (Clock::system().wall_ms() + 500) / 1000 * 1000 + 1000;
+        // Other processes are told by the lead, and it takes them a moment longer.
+        let start_ms = run.cluster.as_ref().map_or_else(|| Some(soon()), |cluster| cluster.start_ms);
+        run.events.start_ms = start_ms.unwrap_or_else(|| soon() + 2_000);
     }
     let shared = Arc::new(run);
     let job = {
@@ -261,11 +273,25 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
             .cores(shared.cores.clone())
             .combine(shared.combine)
             .configure(|config| {
-                config.checkpoint_dir = checkpoint_dir;
+                config.checkpoint_dir = checkpoint_dir.clone();
                 config.checkpoint_interval = shared.checkpoint_interval;
+                config.cluster = shared.cluster.as_ref().map(|cluster| cluster.cluster.clone());
             })
     };
-    let job = watch(job.start()?, &shared, &progress.shares, tell)?;
+    let handle = job.start()?;
+    let counters = handle.counters().to_vec();
+    let others = shared.cluster.as_ref().map(|cluster| {
+        let shared_with = Shared {
+            checkpoint_dir: checkpoint_dir.clone(),
+            out: rows_in.as_ref().map(|dir| dir.path().to_path_buf()),
+            start_ms: shared.open_loop.then_some(shared.events.start_ms),
+        };
+        cluster.start_others(&handle, &shared_with)
+    });
+    let others = others.transpose().map_err(RunError::Harness)?;
+    let job = watch(handle, &shared, &progress.shares, tell)?;
+    drop(others);
+    let leads = shared.cluster.as_ref().is_none_or(ClusterRun::leads);
     tell(Told::Verifying);
     let committed: Vec<(F::Campaign, i64, u64)> = match (&shared.sink, memory) {
         (SinkKind::Memory, Some(rows)) => {
@@ -274,7 +300,7 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
         (SinkKind::File(dir), _) => verify::committed_rows(dir).map_err(RunError::Harness)?,
         _ => Vec::new(),
     };
-    let can_verify = shared.verify && shared.sink != SinkKind::Null && !job.stopped;
+    let can_verify = shared.verify && shared.sink != SinkKind::Null && !job.stopped && leads;
     let differences = if can_verify {
         let bad_lines = if shared.passes_over_bad_lines() { BadLines::PassOver } else { BadLines::Refuse };
         let oracle = match (&shared.log, shared.duration) {
@@ -287,6 +313,10 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
                 Some(counted) => counted.clone(),
                 None => Arc::new(Oracle::of_generator(shared.events)),
             },
+            (None, Some(_)) if shared.cluster.is_some() => {
+                let taken: Vec<u64> = counters.iter().map(|shard| shard.events_in()).collect();
+                Arc::new(Oracle::of_shares(shared.events, &taken))
+            }
             (None, Some(_)) => Arc::new(Oracle::of_shares(shared.events, &progress.shares.taken())),
         };
         Some(oracle.compare(committed.iter().copied(), 1))
@@ -296,6 +326,13 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
     let (windows, views) = (committed.len() as u64, committed.iter().map(|(_, _, count)| count).sum());
     let latency_us = latency.map(|latency| latency.micros());
     Ok(YsbOutcome { job, windows, views, differences, latency_us })
+}
+
+/// A directory that is gone after the run.
+fn temporary(what: &str, option: &str) -> Result<tempfile::TempDir, RunError> {
+    tempfile::Builder::new().prefix("millstream-ysb-").tempdir().map_err(|error| {
+        RunError::Harness(format!("no temporary directory for {what} can be made: {error}. Name one with {option}"))
+    })
 }
 
 /// Waits for the job's end, tells how far it is, and closes the input when its time is over.

@@ -33,11 +33,24 @@ use super::metrics::ShardReport;
 use super::process::Lead;
 use crate::job::cluster::{Cluster, LeadIs};
 
+/// This process's place in a job of several.
+pub(super) struct OpenPlace {
+    board: Arc<Switchboard>,
+    /// Where the others reach it.
+    pub(super) address: String,
+}
+
 impl Lead {
-    /// Takes part in the job with other processes, until it is over.
-    pub(super) fn take_part(&mut self, cluster: &Cluster) -> Result<JobReport, JobError> {
+    /// Opens this process's place in a job of several: where the others reach it.
+    pub(super) fn open_place(&self, cluster: &Cluster) -> Result<OpenPlace, JobError> {
         let board = Arc::new(Switchboard::open(&cluster.listen, trust(cluster), self.facts(cluster))?);
         let address = cluster.reached_at(board.port());
+        Ok(OpenPlace { board, address })
+    }
+
+    /// Takes part in the job with other processes, until it is over.
+    pub(super) fn take_part(&mut self, cluster: &Cluster, place: OpenPlace) -> Result<JobReport, JobError> {
+        let OpenPlace { board, address } = place;
         match &cluster.lead {
             LeadIs::Here => {
                 let number = cluster.process.unwrap_or(0);

@@ -1,0 +1,105 @@
+//! Options of a job in several processes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use millstream::{Cluster, Secret};
+
+use super::UsageError;
+use super::values::{duration, small_count};
+use crate::processes::{ClusterRun, Part};
+
+/// Which processes there are, and which of them this one is.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Several processes")]
+pub struct ProcessArgs {
+    /// Processes that share the shards; without --listen and --join, the others are started on this host
+    #[arg(long, value_name = "P", default_value = "1", value_parser = small_count)]
+    pub processes: u32,
+
+    /// Lead the others, which are started elsewhere and --join; listen for them here
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "join")]
+    listen: Option<String>,
+
+    /// Work for the lead at this address, with the same job and settings
+    #[arg(long, value_name = "LEAD:PORT")]
+    join: Option<String>,
+
+    /// With --join or --listen: where the other processes reach this one, if not where it listens
+    #[arg(long, value_name = "HOST[:PORT]")]
+    advertise: Option<String>,
+
+    /// The file of the secret that every process must know
+    #[arg(long, value_name = "FILE")]
+    cluster_secret_file: Option<PathBuf>,
+
+    /// This process's number, 0 for the lead [default: the lead gives one out]
+    #[arg(long, value_name = "N")]
+    process: Option<u32>,
+
+    /// Encrypt what goes between processes, in a build with the feature tls
+    #[arg(long)]
+    tls: bool,
+
+    /// A process that is silent for so long is taken for gone
+    #[arg(long, value_name = "D", default_value = "3s", value_parser = duration)]
+    failure_timeout: Duration,
+
+    /// How long processes wait for each other
+    #[arg(long, value_name = "D", default_value = "120s", value_parser = duration)]
+    gather_timeout: Duration,
+
+    /// When event 0 is due, with --rate: what the lead tells those that it starts
+    #[arg(long, hide = true)]
+    start_ms: Option<i64>,
+}
+
+impl ProcessArgs {
+    /// What they say, if there are several processes.
+    pub fn cluster(&self) -> Result<Option<ClusterRun>, UsageError> {
+        let alone = self.processes == 1 && self.join.is_none() && self.listen.is_none();
+        if alone {
+            let other = [
+                ("--advertise", self.advertise.is_some()),
+                ("--cluster-secret-file", self.cluster_secret_file.is_some()),
+                ("--process", self.process.is_some()),
+                ("--tls", self.tls),
+            ];
+            return match other.iter().find(|(_, given)| *given) {
+                Some((option, _)) => Err(UsageError(format!("{option} goes with --processes, --listen or --join"))),
+                None => Ok(None),
+            };
+        }
+        let secret = match &self.cluster_secret_file {
+            Some(path) => Some(Secret::from_file(path).map_err(|error| UsageError(error.to_string()))?),
+            None => None,
+        };
+        let base = match &self.join {
+            Some(lead) => Cluster::join(lead, self.processes),
+            None => Cluster::lead(self.processes),
+        };
+        // A worker listens where it can be reached: on all of a host's addresses once it is told which one that is.
+        let listen = match (&self.listen, &self.join, &self.advertise) {
+            (Some(listen), ..) => listen.clone(),
+            (None, Some(_), Some(_)) => "0.0.0.0:0".to_owned(),
+            _ => base.listen.clone(),
+        };
+        let part = match (&self.listen, &self.join) {
+            (None, None) => Part::StartsOthers,
+            (Some(_), _) => Part::Leads,
+            (None, Some(_)) => Part::Works,
+        };
+        let cluster = Cluster {
+            process: self.process,
+            listen,
+            advertise: self.advertise.clone(),
+            secret: secret.map(std::sync::Arc::new),
+            tls: self.tls,
+            failure_timeout: self.failure_timeout,
+            gather_timeout: self.gather_timeout,
+            ..base
+        };
+        Ok(Some(ClusterRun { cluster, part, start_ms: self.start_ms }))
+    }
+}
