@@ -15,7 +15,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use millstream::{Clock, time::Nanos};
+use millstream::{Clock, Secret, time::Nanos};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::keys::KeySpace;
 use crate::nexmark::query::Query;
@@ -33,8 +34,10 @@ pub struct Chaos {
     pub kills: u32,
     /// Decides the moments, and the events.
     pub seed: u64,
-    /// Shards of the child.
+    /// Shards of the job.
     pub shards: u32,
+    /// Its processes; more than one are paused now and then too, the lead included.
+    pub processes: u32,
     /// Give the child another number of shards at every start, one to four by the seed.
     pub rescale: bool,
     /// Time between its checkpoints.
@@ -85,6 +88,8 @@ pub enum ChaosJob {
 pub struct ChaosOutcome {
     /// Times the child was killed while it ran.
     pub kills: u32,
+    /// Times that one of several processes was paused, for longer than the others wait for it.
+    pub pauses: u32,
     /// Times it was started again.
     pub restarts: u32,
     /// Times it was started with another number of shards than before.
@@ -116,11 +121,11 @@ pub fn run(chaos: &Chaos, tell: &mut dyn FnMut(&str)) -> Result<ChaosOutcome, St
     }
     let mut moments = Moments(chaos.seed);
     let mut recovery_ms = Histogram::new_with_bounds(1, 600_000, 3).expect("the bounds are constants that fit");
-    let (mut kills, mut restarts, mut rescales) = (0, 0, 0);
+    let (mut kills, mut pauses, mut restarts, mut rescales) = (0, 0, 0, 0);
     let mut killed_at: Option<Nanos> = None;
     let mut shards = chaos.shards;
+    let mut family = Family::start(chaos, &rooms, shards)?;
     loop {
-        let mut child = rooms.start(chaos, shards)?;
         let started = clock.now();
         let rows_before = rooms.committed_files()?;
         // Counted from the first sign of life, so that most kills meet a job at work; one in four from the start, to meet
@@ -129,9 +134,7 @@ pub fn run(chaos: &Chaos, tell: &mut dyn FnMut(&str)) -> Result<ChaosOutcome, St
         let at_start = moments.draw().is_multiple_of(4);
         let mut alive_at: Option<Nanos> = None;
         let ended = loop {
-            if let Some(status) =
-                child.try_wait().map_err(|error| format!("the child cannot be waited for: {error}"))?
-            {
+            if let Some(status) = family.ended()? {
                 break Some(status);
             }
             let now = clock.now();
@@ -146,7 +149,6 @@ pub fn run(chaos: &Chaos, tell: &mut dyn FnMut(&str)) -> Result<ChaosOutcome, St
                 break None;
             }
             if alive_at.is_none() && now.since(started) >= HUNG_AFTER {
-                stop(&mut child);
                 return Err(format!("the child committed nothing for {HUNG_AFTER:?}; it said:\n{}", rooms.said()));
             }
             std::thread::park_timeout(LOOK_EVERY);
@@ -154,9 +156,17 @@ pub fn run(chaos: &Chaos, tell: &mut dyn FnMut(&str)) -> Result<ChaosOutcome, St
         match ended {
             Some(status) if status.success() => break,
             Some(status) => return Err(format!("the child ended with {status}; it said:\n{}", rooms.said())),
-            None => {
+            None if chaos.processes > 1 && moments.draw().is_multiple_of(PAUSED_ONE_IN) => {
+                let process = family.any(moments.draw());
                 killed_at = Some(clock.now());
-                stop(&mut child);
+                family.pause(process, PAUSE)?;
+                pauses += 1;
+                tell(&format!("pause {pauses}, of process {process}"));
+            }
+            None => {
+                let process = family.any(moments.draw());
+                killed_at = Some(clock.now());
+                family.kill(process);
                 kills += 1;
                 restarts += 1;
                 if chaos.rescale {
@@ -165,12 +175,83 @@ pub fn run(chaos: &Chaos, tell: &mut dyn FnMut(&str)) -> Result<ChaosOutcome, St
                     rescales += u32::from(shards != before);
                 }
                 tell(&format!("kill {kills} of {}", chaos.kills));
+                family.start_again(process, chaos, &rooms, shards)?;
             }
         }
     }
+    drop(family);
     tell("recounting");
     let differences = rooms.compare(chaos)?;
-    Ok(ChaosOutcome { kills, restarts, rescales, differences, recovery_ms })
+    Ok(ChaosOutcome { kills, pauses, restarts, rescales, differences, recovery_ms })
+}
+
+/// Of several processes, one in so many times one is paused instead of killed.
+const PAUSED_ONE_IN: u64 = 4;
+/// For so long: the others have given it up by then.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How long workers are waited for once their lead has ended.
+const GONE_AFTER: Duration = Duration::from_secs(5);
+
+/// The processes of the job; the first is the lead, or the only one.
+struct Family {
+    children: Vec<Child>,
+    /// Where the lead listens.
+    lead: String,
+}
+
+impl Family {
+    fn start(chaos: &Chaos, rooms: &Rooms, shards: u32) -> Result<Family, String> {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr();
+        let lead = free().map_err(|error| format!("no port is free: {error}"))?.to_string();
+        let mut family = Family { children: Vec::new(), lead };
+        for process in 0..chaos.processes {
+            family.children.push(rooms.start(chaos, shards, process, &family.lead)?);
+        }
+        Ok(family)
+    }
+
+    /// How the lead has ended, if it has.
+    fn ended(&mut self) -> Result<Option<ExitStatus>, String> {
+        let waited = |error| format!("a child cannot be waited for: {error}");
+        // A worker that fails by itself takes the lead's attempt with it, and the lead says so when it gives up.
+        self.children[0].try_wait().map_err(waited)
+    }
+
+    /// A process by a random number.
+    fn any(&self, draw: u64) -> usize {
+        (draw % self.children.len() as u64) as usize
+    }
+
+    fn kill(&mut self, process: usize) {
+        stop(&mut self.children[process]);
+    }
+
+    fn start_again(&mut self, process: usize, chaos: &Chaos, rooms: &Rooms, shards: u32) -> Result<(), String> {
+        self.children[process] = rooms.start(chaos, shards, process as u32, &self.lead)?;
+        Ok(())
+    }
+
+    /// SIGSTOP, and SIGCONT after a while.
+    fn pause(&self, process: usize, pause: Duration) -> Result<(), String> {
+        let pid = Pid::from_child(&self.children[process]);
+        let signal = |signal| kill_process(pid, signal).map_err(|error| format!("a child cannot be paused: {error}"));
+        signal(Signal::STOP)?;
+        std::thread::park_timeout(pause);
+        signal(Signal::CONT)
+    }
+}
+
+impl Drop for Family {
+    fn drop(&mut self) {
+        let clock = Clock::system();
+        let began = clock.now();
+        for child in &mut self.children {
+            while clock.now().since(began) < GONE_AFTER && matches!(child.try_wait(), Ok(None)) {
+                std::thread::park_timeout(LOOK_EVERY);
+            }
+            stop(child);
+        }
+    }
 }
 
 /// SIGKILL, and the end of the process.
@@ -185,6 +266,8 @@ struct Rooms {
     out: PathBuf,
     checkpoints: PathBuf,
     said: PathBuf,
+    /// What several processes know each other by.
+    secret: PathBuf,
 }
 
 impl Rooms {
@@ -194,9 +277,14 @@ impl Rooms {
             out: dir.join("out"),
             checkpoints: dir.join("checkpoints"),
             said: dir.join("child.log"),
+            secret: dir.join("secret"),
         };
         for room in [dir, &rooms.out, &rooms.checkpoints] {
             fs::create_dir_all(room).map_err(|error| format!("{} cannot be made: {error}", room.display()))?;
+        }
+        if !rooms.secret.exists() {
+            let secret = Secret::random().and_then(|secret| secret.to_file(&rooms.secret));
+            secret.map_err(|error| error.to_string())?;
         }
         Ok(rooms)
     }
@@ -224,8 +312,8 @@ impl Rooms {
         Ok(differences)
     }
 
-    /// Starts the job as a user would from a shell.
-    fn start(&self, chaos: &Chaos, shards: u32) -> Result<Child, String> {
+    /// Starts one of the job's processes as a user would from a shell.
+    fn start(&self, chaos: &Chaos, shards: u32, process: u32, lead: &str) -> Result<Child, String> {
         let program = std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?;
         let said = fs::OpenOptions::new().create(true).append(true).open(&self.said);
         let said = said.map_err(|error| format!("{} cannot be written: {error}", self.said.display()))?;
@@ -250,8 +338,13 @@ impl Rooms {
                 command.args(["nexmark", "--query", query.name(), "--events", &events.to_string(), "--parts"]);
             }
         }
+        command.arg(&self.out);
+        if chaos.processes > 1 {
+            let meet = if process == 0 { "--listen" } else { "--join" };
+            command.args(["--processes", &chaos.processes.to_string(), "--process", &process.to_string(), meet, lead]);
+            command.arg("--cluster-secret-file").arg(&self.secret);
+        }
         command
-            .arg(&self.out)
             .arg("--checkpoint-dir")
             .arg(&self.checkpoints)
             .args(["--checkpoint-interval", &format!("{}ms", chaos.checkpoint_interval.as_millis())])

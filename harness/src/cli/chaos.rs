@@ -52,9 +52,9 @@ pub(super) struct ChaosArgs {
     #[arg(long, value_name = "P", default_value = "1", value_parser = small_count)]
     processes: u32,
 
-    /// How many shards
-    #[arg(long, value_name = "N", default_value = "2", value_parser = small_count)]
-    shards: u32,
+    /// How many shards [default: 2, or one a process]
+    #[arg(long, value_name = "N", value_parser = small_count)]
+    shards: Option<u32>,
 
     /// Give it another number of shards at every start, one to four
     #[arg(long)]
@@ -148,8 +148,17 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
         let why = format!("nobody would see {} get on: its rows come in the end. Take one of {can}", args.query);
         return Err(UsageError(why).into());
     }
-    if args.processes != 1 {
-        return Err(UsageError("this build runs all shards in one process: leave --processes out".to_owned()).into());
+    if args.processes > 1 && args.job != JobName::Ysb {
+        let why = "--processes goes with ysb: the other jobs run in one process";
+        return Err(UsageError(why.to_owned()).into());
+    }
+    if args.processes > 1 && args.rescale {
+        return Err(UsageError("--rescale starts everything anew: leave --processes out".to_owned()).into());
+    }
+    let shards = args.shards.unwrap_or(args.processes.max(2));
+    if args.processes > shards {
+        let why = format!("{} processes need as many shards at least: say --shards {0}", args.processes);
+        return Err(UsageError(why).into());
     }
     let temporary = match &args.dir {
         Some(_) => None,
@@ -158,12 +167,14 @@ pub(super) fn run(args: &ChaosArgs) -> Result<Verdict> {
     let dir = temporary.as_ref().map_or_else(|| args.dir.clone(), |temporary| Some(temporary.path().to_path_buf()));
     let dir = dir.ok_or_else(|| anyhow!("no directory"))?;
     let interval_s = args.checkpoint_interval.as_secs_f64();
-    let per_kill = if args.job == JobName::Nexmark { NEXMARK_SECONDS_PER_KILL } else { SECONDS_PER_KILL };
+    let several = args.processes > 1;
+    let per_kill = if args.job == JobName::Nexmark || several { NEXMARK_SECONDS_PER_KILL } else { SECONDS_PER_KILL };
     let seconds = f64::from(args.kills) * (per_kill + interval_s) + 2.0;
     let chaos = Chaos {
         kills: args.kills,
         seed: args.seed,
-        shards: args.shards,
+        shards,
+        processes: args.processes,
         rescale: args.rescale,
         checkpoint_interval: args.checkpoint_interval,
         rate: args.rate,
@@ -235,6 +246,9 @@ fn readable(args: &ChaosArgs, outcome: &ChaosOutcome, enough: bool) -> Report {
     let differences = &outcome.differences;
     let mut report = Report::new(format!("chaos {}: {} kills, seed {}", args.name(), outcome.kills, args.seed));
     report.line("restarts", outcome.restarts.to_string());
+    if args.processes > 1 {
+        report.line("processes", format!("{}, paused {} times besides", args.processes, outcome.pauses));
+    }
     if args.rescale {
         report.line("rescales", format!("{} of them with another number of shards", outcome.rescales));
     }
@@ -277,7 +291,9 @@ fn as_json(args: &ChaosArgs, outcome: &ChaosOutcome) -> Value {
     let mut json = json!({
         "job": args.name(),
         "seed": args.seed,
+        "processes": args.processes,
         "kills": outcome.kills,
+        "pauses": outcome.pauses,
         "restarts": outcome.restarts,
         "rescales": outcome.rescales,
         "lost": differences.lost,

@@ -13,10 +13,10 @@ use crate::processes::{ClusterRun, Part};
 /// Which processes there are, and which of them this one is.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Several processes")]
-pub struct ProcessArgs {
+pub(super) struct ProcessArgs {
     /// Processes that share the shards; without --listen and --join, the others are started on this host
     #[arg(long, value_name = "P", default_value = "1", value_parser = small_count)]
-    pub processes: u32,
+    pub(super) processes: u32,
 
     /// Lead the others, which are started elsewhere and --join; listen for them here
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "join")]
@@ -57,7 +57,7 @@ pub struct ProcessArgs {
 
 impl ProcessArgs {
     /// What they say, if there are several processes.
-    pub fn cluster(&self) -> Result<Option<ClusterRun>, UsageError> {
+    pub(super) fn cluster(&self) -> Result<Option<ClusterRun>, UsageError> {
         let alone = self.processes == 1 && self.join.is_none() && self.listen.is_none();
         if alone {
             let other = [
