@@ -285,7 +285,10 @@ impl Links {
 
 impl Drop for Links {
     fn drop(&mut self) {
-        if !self.ring.settle() {
+        let settled = self.ring.settle();
+        // The ring lets its files go some time after it is gone; the peers are told now.
+        self.lines.iter().for_each(Line::hang_up);
+        if !settled {
             // The kernel may still write to these buffers: memory that is lost is better than memory that is overwritten.
             std::mem::forget(std::mem::take(&mut self.lines));
         }

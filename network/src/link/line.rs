@@ -74,6 +74,8 @@ struct Kept {
     /// None as long as it is in the batch, or after it came back.
     buffer: Option<(usize, Buffer)>,
     taken: bool,
+    /// Whether any of it was sent: only then do notices say anything about copies.
+    sent: bool,
 }
 
 /// What a line is allowed and told in a turn.
@@ -255,6 +257,7 @@ impl Line {
         match slot {
             None => self.outgo.sent(result as usize, None),
             Some(slot) => {
+                self.zc.kept[slot as usize].sent = true;
                 let mut whole = Vec::with_capacity(1);
                 self.outgo.sent(result as usize, Some(&mut whole));
                 if let Some((edge, buffer)) = self.zc.keep(slot, whole.pop()) {
@@ -273,6 +276,12 @@ impl Line {
             // A connection that is gone is closed too.
             let _ = self.socket.shutdown(Shutdown::Write);
         }
+    }
+
+    /// Closes both directions, whoever still holds the socket.
+    pub(super) fn hang_up(&self) {
+        // A connection that is gone is closed too.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     /// Whether both have said goodbye.
@@ -388,7 +397,7 @@ impl Zc {
             return self.slot;
         }
         self.under_way = true;
-        let slot = self.kept.iter().position(|kept| !kept.taken).unwrap_or_else(|| {
+        let slot = self.kept.iter().position(|kept| !kept.taken && kept.notices == 0).unwrap_or_else(|| {
             self.kept.push(Kept::default());
             self.kept.len() - 1
         });
@@ -413,8 +422,11 @@ impl Zc {
     }
 
     fn notice(&mut self, slot: u32, copied: bool) {
-        self.kept[slot as usize].notices -= 1;
-        *(if copied { &mut self.copied } else { &mut self.uncopied }) += 1;
+        let kept = &mut self.kept[slot as usize];
+        kept.notices -= 1;
+        if kept.sent {
+            *(if copied { &mut self.copied } else { &mut self.uncopied }) += 1;
+        }
     }
 
     /// Keeps a buffer that was sent whole, unless no notice is owed.

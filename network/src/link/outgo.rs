@@ -159,16 +159,12 @@ impl Outgo {
         self.batch_bytes - self.sent_bytes
     }
 
-    /// The one frame that is still to be sent, if the batch is nothing else: its bytes, and the memory of its pool.
+    /// The frame of a batch that is one frame and nothing else: its buffer, and the bytes still to be sent.
     #[must_use]
     pub(super) fn lone_frame(&self) -> Option<(&Buffer, &[u8])> {
-        match (&self.leaving, self.words_len) {
-            (leaving, 0) if leaving.len() == 1 => {
-                let Leaving { buffer, .. } = &leaving[0];
-                Some((buffer, &buffer.as_bytes()[self.sent_bytes..]))
-            }
-            _ => None,
-        }
+        let first = self.leaving.front().filter(|first| first.end == self.batch_bytes)?;
+        let bytes = first.buffer.as_bytes();
+        (bytes.len() == self.batch_bytes).then(|| (&first.buffer, &bytes[self.sent_bytes..]))
     }
 
     /// Takes the next `bytes` of the batch as sent, and gives back what was sent whole: to its lane, or to `keep` if the
