@@ -60,6 +60,13 @@ pub mod listener;
 mod pending;
 mod road;
 
+#[cfg(feature = "tls")]
+mod kernel_tls;
+#[cfg(feature = "tls")]
+mod relay;
+#[cfg(feature = "tls")]
+mod tls;
+
 pub mod channel;
 pub mod connection;
 

@@ -34,7 +34,7 @@ const BACKLOG: i32 = 4096;
 pub const UNCLAIMED_MAX: usize = 4096;
 
 /// Connections accepted in one go, before those that are in their handshake have their turn.
-const ACCEPTED_AT_ONCE: usize = 64;
+const ACCEPTED_AT_ONCE: usize = 16;
 
 /// How long to wait with accepting when the process has no descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -114,14 +114,16 @@ impl Listener {
         let waker = Waker::new(poll.registry(), WAKER)?;
         poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), LISTENER, Interest::READABLE)?;
         let server = Server {
+            handshake_max: trust.handshake_max,
             pending: Pending::new(trust.pending_max, trust.per_address_max),
             #[cfg(feature = "tls")]
-            tls: crate::tls::Acceptor::new()
-                .map_err(|error| io::Error::other(format!("TLS cannot be set up: {error}")))?,
+            tls: match trust.tls {
+                Tls::On => Some(crate::tls::Acceptor::new()?),
+                Tls::Off => None,
+            },
             poll,
             socket,
             secret,
-            trust,
             shared: shared.clone(),
             claimed,
             more_to_accept: true,
@@ -226,9 +228,9 @@ struct Server {
     poll: Poll,
     socket: TcpListener,
     secret: Arc<Secret>,
-    trust: Trust,
+    handshake_max: Duration,
     #[cfg(feature = "tls")]
-    tls: crate::tls::Acceptor,
+    tls: Option<crate::tls::Acceptor>,
     shared: Arc<Shared>,
     claimed: channel::Sender<Accepted>,
     pending: Pending<Caller>,
@@ -310,7 +312,7 @@ impl Server {
             return;
         }
         // The socket is writable, so that its first turn comes by itself.
-        self.pending.add(origin, Caller::new(socket, from, Deadline::after(self.trust.handshake_max)));
+        self.pending.add(origin, Caller::new(socket, from, Deadline::after(self.handshake_max)));
     }
 
     /// Something has happened to the caller in this place, or to one that was there before.
@@ -321,7 +323,7 @@ impl Server {
             facts: &self.shared.facts,
             reply: &self.shared.reply,
             #[cfg(feature = "tls")]
-            tls: (self.trust.tls == Tls::On).then_some(&self.tls),
+            tls: self.tls.as_ref(),
         };
         match caller.advance(&terms) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => *shown = caller.shown(),

@@ -1,5 +1,8 @@
 //! How processes meet: who gets in, who does not and is told why, and what a channel carries. Over loopback, for real.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+#[cfg(feature = "tls")]
+mod between;
 mod channel;
 mod hostile;
 mod meeting;
