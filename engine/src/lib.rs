@@ -58,6 +58,7 @@ pub mod testing;
 
 pub use job::broadcast::{Broadcast, BroadcastConnected};
 pub use job::cluster::{Cluster, Fewer, LeadIs};
+pub use job::cluster_settings::ClusterSettingsError;
 pub use job::config::{Config, RestartStrategy, StateBacking};
 pub use job::connect::Connected;
 pub use job::flow::{Flow, Job};

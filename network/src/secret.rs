@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, KeyInit as _};
@@ -79,6 +79,11 @@ pub enum SecretError {
     },
 }
 
+/// Whether more people can read or change a file than a secret may have.
+fn is_open(mode: u32, is_lent: bool) -> bool {
+    mode & if is_lent { 0o037 } else { 0o077 } != 0
+}
+
 fn of(path: &Option<PathBuf>) -> String {
     path.as_ref().map_or_else(String::new, |path| format!(" in {}", path.display()))
 }
@@ -87,14 +92,17 @@ impl Secret {
     /// The secret in a file. Newlines at its end do not belong to it, so that an editor or `echo` may write it.
     ///
     /// # Errors
-    /// If the file cannot be read, if its group or others may read it, or if what is in it is too short or too long.
+    /// If the file cannot be read, if others may read it, or the group of a file of one's own, or if what is in it is too short or too long.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Secret, SecretError> {
         let path = path.as_ref();
         let failed = |source| SecretError::File { path: path.to_owned(), verb: "read", source };
         let file = File::open(path).map_err(failed)?;
         // Of the open file, not of its name: between two looks at a name there may be two files.
-        let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
+        let metadata = file.metadata().map_err(failed)?;
+        let mode = metadata.permissions().mode() & 0o777;
+        // Somebody else's file that this process has by its group is how Kubernetes hands out secrets.
+        let is_lent = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() != metadata.uid());
+        if is_open(mode, is_lent) {
             return Err(SecretError::Readable { path: path.to_owned(), mode });
         }
         // Room for all of it from the start: a vector that grows leaves copies behind.
@@ -200,6 +208,12 @@ mod tests {
             assert!(told.contains(&format!("mode {mode:o}")), "{told}");
             assert!(told.contains(&format!("chmod 600 {}", path.display())), "{told}");
         }
+    }
+
+    #[test]
+    fn a_group_may_read_what_is_lent_to_it() {
+        assert!(is_open(0o440, false) && !is_open(0o440, true));
+        assert!(is_open(0o460, true) && is_open(0o444, true) && !is_open(0o400, false));
     }
 
     #[test]

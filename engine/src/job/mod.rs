@@ -1,5 +1,6 @@
 //! What the user says: a flow of streams, and how it is run.
 pub mod cluster;
+pub mod cluster_settings;
 pub mod config;
 pub mod flow;
 pub(crate) mod fit;

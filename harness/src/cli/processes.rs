@@ -1,10 +1,10 @@
 //! Options of a job in several processes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use millstream::{Cluster, Secret};
+use millstream::{Cluster, LeadIs, Secret};
 
 use super::UsageError;
 use super::values::{duration, small_count};
@@ -34,6 +34,10 @@ pub(super) struct ProcessArgs {
     #[arg(long, value_name = "FILE")]
     cluster_secret_file: Option<PathBuf>,
 
+    /// All of this from a file, or from the environment: env; see docs/cluster.md
+    #[arg(long, value_name = "FILE|env", conflicts_with_all = ["processes", "listen", "join", "advertise", "cluster_secret_file", "process", "tls", "failure_timeout", "gather_timeout"])]
+    cluster: Option<PathBuf>,
+
     /// This process's number, 0 for the lead [default: the lead gives one out]
     #[arg(long, value_name = "N")]
     process: Option<u32>,
@@ -58,6 +62,11 @@ pub(super) struct ProcessArgs {
 impl ProcessArgs {
     /// What they say, if there are several processes.
     pub(super) fn cluster(&self) -> Result<Option<ClusterRun>, UsageError> {
+        if let Some(place) = &self.cluster {
+            let cluster = written(place)?;
+            let part = if cluster.lead == LeadIs::Here { Part::Leads } else { Part::Works };
+            return Ok(Some(ClusterRun { cluster, part, start_ms: self.start_ms }));
+        }
         let alone = self.processes == 1 && self.join.is_none() && self.listen.is_none();
         if alone {
             let other = [
@@ -102,4 +111,17 @@ impl ProcessArgs {
         };
         Ok(Some(ClusterRun { cluster, part, start_ms: self.start_ms }))
     }
+}
+
+/// The cluster that is written down in a file, or in the environment.
+fn written(place: &Path) -> Result<Cluster, UsageError> {
+    let usage = |error: &dyn std::fmt::Display| UsageError(error.to_string());
+    if place == Path::new("env") {
+        let cluster = Cluster::from_env(|name| std::env::var(name).ok()).map_err(|error| usage(&error))?;
+        let unset = "--cluster env, and neither MILLSTREAM_MEMBERS nor MILLSTREAM_PROCESSES is set";
+        return cluster.ok_or_else(|| usage(&unset));
+    }
+    let text = std::fs::read_to_string(place)
+        .map_err(|error| usage(&format!("{} cannot be read: {error}", place.display())))?;
+    Cluster::from_toml(&text).map_err(|error| usage(&format!("{}: {error}", place.display())))
 }

@@ -164,7 +164,8 @@ impl YsbArgs {
     /// The run that was asked for.
     fn plan(&self) -> Result<YsbRun, UsageError> {
         let usage = |text: &str| Err(UsageError(text.to_owned()));
-        let several = self.processes.processes > 1;
+        let cluster = self.processes.cluster()?;
+        let several = cluster.is_some();
         let sink = match (self.sink, &self.out) {
             (Some(SinkName::Memory), _) if several => {
                 return usage("memory is one process's: with --processes, take --sink file --out DIR, or --sink null");
@@ -228,7 +229,7 @@ impl YsbArgs {
             checkpoint_interval: self.checkpoint_interval.duration(),
             checkpoint_dir: self.checkpoint_dir.clone(),
             combine: self.combine,
-            cluster: self.processes.cluster()?,
+            cluster,
             verify: self.verify || (few && !self.no_verify),
             counted: None,
             on_error: if self.malformed == Malformed::Skip { OnError::Skip } else { OnError::Fail },
@@ -372,7 +373,7 @@ fn as_json(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, used: &Usage, li
         "job": "ysb",
         "encoding": plan.encoding,
         "shards": plan.shards,
-        "processes": args.processes.processes,
+        "processes": plan.cluster.as_ref().map_or(1, |cluster| cluster.cluster.processes),
         "campaigns": plan.events.population.campaigns,
         "combine": plan.combine,
         "source": if plan.log.is_some() { "log" } else { "generator" },
