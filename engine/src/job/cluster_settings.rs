@@ -67,8 +67,7 @@ impl Cluster {
     /// # Errors
     /// When it is no such text, its settings contradict each other, or its secret cannot be had.
     pub fn from_toml(text: &str) -> Result<Cluster, ClusterSettingsError> {
-        let settings: Settings =
-            toml::from_str(text).map_err(|error| ClusterSettingsError::Form(error.to_string()))?;
+        let settings: Settings = toml::from_str(text).map_err(|error| ClusterSettingsError::Form(error.to_string()))?;
         settings.cluster()
     }
 
@@ -187,7 +186,8 @@ mod tests {
     #[test]
     fn a_list_of_members_says_all() {
         let of = |process: u32| {
-            let text = format!("members = [\"a:1\", \"b:2\"]\nprocess = {process}\nprocesses_min = 1\nfewer_after = \"5s\"");
+            let text =
+                format!("members = [\"a:1\", \"b:2\"]\nprocess = {process}\nprocesses_min = 1\nfewer_after = \"5s\"");
             Cluster::from_toml(&text).unwrap()
         };
         let (lead, worker) = (of(0), of(1));
