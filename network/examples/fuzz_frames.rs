@@ -55,7 +55,7 @@ type Frame = (Vec<Control>, u64, Vec<u8>);
 /// A valid stream from shard 1 to shard 0: its frames one by one, and what each lane is to bring.
 fn stream(draw: &mut Draw, bell: &Arc<Doorbell>) -> (Vec<Vec<u8>>, Vec<Vec<Frame>>) {
     let (mut exchange, outgoing) = lanes(bell, 1, 0);
-    let mut outgo = Outgo::new(1, 0, outgoing);
+    let mut outgo = Outgo::new(1, 0, outgoing, true);
     let (mut frames, mut sent) = (Vec::new(), vec![Vec::new(); EDGES as usize]);
     for edge in 0..EDGES {
         outgo.grant(edge, BUFFERS as u64, BUFFERS as u32).expect("the whole pool");
@@ -162,7 +162,7 @@ impl End {
         let ((exchange, outgoing), (incoming, merge)) = (lanes(bell, 0, 1), lanes(bell, 1, 0));
         let intake = Intake::new(1, 0, incoming, EDGES as usize, true, 20_000_000);
         let brought = vec![Vec::new(); EDGES as usize];
-        let mut end = End { intake, outgo: Outgo::new(0, 1, outgoing), merge, exchange, brought };
+        let mut end = End { intake, outgo: Outgo::new(0, 1, outgoing, true), merge, exchange, brought };
         end.intake.grants(0, |_, _, _| true);
         end
     }

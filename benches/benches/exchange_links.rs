@@ -1,7 +1,13 @@
 //! The raw exchange of 64 KiB buffers between two threads over loopback TCP: links against hand-written loops on io_uring.
 //!
-//! Both threads are pinned and poll. The sender touches every line of a buffer, the receiver sums every word. What a run
-//! prints is comparable within that run only: all contestants take turns.
+//! Both threads are pinned and poll. The sender touches every line of a buffer, the receiver sums every word. All contestants
+//! take turns, and each round's ratio is to the best loop of that round: only ratios can be compared between runs.
+//!
+//! Of the hand-written loops, those with an exact receive put each payload where it can be used in place, as links do. Those
+//! with slices take the stream in whatever pieces the kernel has: the most a loop can move, and of no use to a reader of
+//! whole rows. None of them computes a checksum; links do, at both ends, unless told not to.
+//!
+//! `cargo bench -p millstream-benches --bench exchange_links -- ROUNDS`
 
 #![expect(unsafe_code, reason = "the hand-written loops are what one writes without this crate")]
 #![expect(clippy::disallowed_methods, reason = "a bench asks for the time")]
@@ -10,13 +16,14 @@
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, cqueue, opcode, types};
 use millstream_network::frame::Route;
+use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_network::{BUFFER_BYTES, Doorbell, LaneConfig, LinkConfig, Links, PAYLOAD_BYTES_MAX, Peer, lane, probe};
 
 const WARM: Duration = Duration::from_millis(60);
@@ -38,25 +45,6 @@ fn tcp() -> (TcpStream, TcpStream) {
     let far = listener.accept().expect("it was connected to").0;
     for socket in [&near, &far] {
         socket.set_nodelay(true).expect("it is TCP");
-        if let Ok(name) = std::env::var("CONGESTION") {
-            // SAFETY: bytes, valid for the call.
-            unsafe {
-                libc::setsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_TCP,
-                    libc::TCP_CONGESTION,
-                    name.as_ptr().cast(),
-                    name.len() as u32,
-                )
-            };
-        }
-        if let Ok(bytes) = std::env::var("SOCKBUF") {
-            let bytes: libc::c_int = bytes.parse().expect("a number");
-            for option in [libc::SO_SNDBUF, libc::SO_RCVBUF] {
-                // SAFETY: an int, valid for the call.
-                unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const bytes).cast(), 4) };
-            }
-        }
     }
     (near, far)
 }
@@ -136,9 +124,6 @@ fn links(config: LinkConfig, buffers: usize) -> f64 {
                     break;
                 }
             }
-            if std::env::var("FIGURES").is_ok() {
-                eprintln!("{:?}", links.figures());
-            }
         },
         move |run, socket| {
             let (mut links, _exchange, mut merge, _bell) = side(1, 0, socket);
@@ -151,9 +136,6 @@ fn links(config: LinkConfig, buffers: usize) -> f64 {
                     run.received.fetch_add(BUFFER_BYTES as u64, Ordering::Relaxed);
                     merge.release(buffer);
                 }
-            }
-            if std::env::var("FIGURES").is_ok() {
-                eprintln!("{:?}", links.figures());
             }
         },
     )
@@ -210,7 +192,9 @@ impl Provided {
     fn new(ring: &IoUring, group: u16, count: u16, bytes: usize) -> Provided {
         let entries = memory(usize::from(count).max(256) * 16).cast::<types::BufRingEntry>();
         // SAFETY: the mapping is never freed.
-        unsafe { ring.submitter().register_buf_ring(entries as u64, count, group).expect("it takes one") };
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(entries as u64, count, group, 0).expect("it takes one")
+        };
         Provided { entries, memory: memory(usize::from(count) * bytes), bytes, count, tail: 0 }
     }
 
@@ -276,8 +260,7 @@ fn hand_send(how: How, run: &Run, socket: TcpStream) {
                     parts[0].iov_base = unsafe { parts[0].iov_base.add(sent) };
                     parts[0].iov_len -= sent;
                     (message.msg_iov, message.msg_iovlen) = (parts.as_mut_ptr(), count);
-                    let wait = if std::env::var("WAITALL").is_ok() { libc::MSG_WAITALL } else { 0 };
-                    opcode::SendMsg::new(fd, &raw const *message).flags((wait | libc::MSG_NOSIGNAL) as u32).build()
+                    opcode::SendMsg::new(fd, &raw const *message).flags(libc::MSG_NOSIGNAL as u32).build()
                 }
                 How::Single => {
                     // SAFETY: what was sent is within it.
@@ -375,38 +358,44 @@ fn hand_receive_slices(run: &Run, socket: TcpStream) {
     let _ = socket.shutdown(std::net::Shutdown::Both);
 }
 
-type Contestant = (&'static str, Box<dyn Fn() -> f64>);
+/// Name, whether written by hand, and a run that says how many bytes a second.
+type Contestant = (&'static str, bool, Box<dyn Fn() -> f64>);
 
 fn main() {
-    let rounds: usize = std::env::var("ROUNDS").map_or(5, |rounds| rounds.parse().expect("a number of rounds"));
+    let asked = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
+    // Without `--bench` this is a test of whether it runs.
+    let rounds: usize = asked.unwrap_or(if std::env::args().any(|argument| argument == "--bench") { 9 } else { 1 });
     let unchecked = LinkConfig { check_crc: false, ..LinkConfig::default() };
-    let hand = |send: How, receive: fn(&Run, TcpStream)| {
-        move || measure(move |run, socket| hand_send(send, run, socket), move |run, socket| receive(run, socket))
+    let hand = |how: How, receive: fn(&Run, TcpStream)| {
+        move || measure(move |run, socket| hand_send(how, run, socket), receive)
     };
     let contestants: Vec<Contestant> = vec![
-        ("by hand: SEND bundle, exact receive", Box::new(hand(How::Bundle, hand_receive_exact))),
-        ("by hand: SENDMSG of 16, exact receive", Box::new(hand(How::Message, hand_receive_exact))),
-        ("by hand: one SEND each, exact receive", Box::new(hand(How::Single, hand_receive_exact))),
-        ("by hand: SEND bundle, slices", Box::new(hand(How::Bundle, hand_receive_slices))),
-        ("by hand: SENDMSG of 16, slices", Box::new(hand(How::Message, hand_receive_slices))),
-        ("links", Box::new(|| links(LinkConfig::default(), 19))),
-        ("links, 64 buffers", Box::new(|| links(LinkConfig::default(), 64))),
-        ("links, checksums not compared", Box::new(move || links(unchecked, 19))),
+        ("SEND bundle of 16, exact receive", true, Box::new(hand(How::Bundle, hand_receive_exact))),
+        ("SENDMSG of 16, exact receive", true, Box::new(hand(How::Message, hand_receive_exact))),
+        ("one SEND each, exact receive", true, Box::new(hand(How::Single, hand_receive_exact))),
+        ("SEND bundle of 16, slices", true, Box::new(hand(How::Bundle, hand_receive_slices))),
+        ("SENDMSG of 16, slices", true, Box::new(hand(How::Message, hand_receive_slices))),
+        ("links", false, Box::new(|| links(LinkConfig::default(), BUFFERS_PER_LANE))),
+        ("links, 64 buffers", false, Box::new(|| links(LinkConfig::default(), 64))),
+        ("links without checksums", false, Box::new(move || links(unchecked, BUFFERS_PER_LANE))),
+        ("links without checksums, 64 buffers", false, Box::new(move || links(unchecked, 64))),
     ];
-    let asked = std::env::var("ONLY").unwrap_or_default();
-    let contestants: Vec<Contestant> = contestants
-        .into_iter()
-        .filter(|(name, _)| asked.is_empty() || asked.split('|').any(|part| *name == part))
-        .collect();
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); contestants.len()];
+    let mut ratios: Vec<Vec<f64>> = vec![Vec::new(); contestants.len()];
     for _ in 0..rounds {
-        for (rates, (_, contest)) in rates.iter_mut().zip(&contestants) {
-            rates.push(contest() / 1e9);
+        let round: Vec<f64> = contestants.iter().map(|(_, _, contest)| contest() / 1e9).collect();
+        let by_hand = round.iter().zip(&contestants).filter(|(_, (_, by_hand, _))| *by_hand).map(|(rate, _)| *rate);
+        let best = by_hand.fold(0.0, f64::max);
+        for (at, rate) in round.into_iter().enumerate() {
+            rates[at].push(rate);
+            ratios[at].push(rate / best);
         }
     }
-    for ((name, _), rates) in contestants.iter().zip(&mut rates) {
-        rates.sort_by(f64::total_cmp);
-        println!("{:5.2} GB/s  ({:.2} to {:.2})  {name}", rates[rates.len() / 2], rates[0], rates[rates.len() - 1]);
+    println!("  GB/s  best  of the best by hand");
+    for (at, (name, by_hand, _)) in contestants.iter().enumerate() {
+        rates[at].sort_by(f64::total_cmp);
+        ratios[at].sort_by(f64::total_cmp);
+        let (rate, best, ratio) = (rates[at][rounds / 2], rates[at][rounds - 1], ratios[at][rounds / 2]);
+        println!("{rate:6.2} {best:5.2}  {ratio:5.2}  {}{name}", if *by_hand { "by hand: " } else { "" });
     }
-    let _: RawFd = 0;
 }
