@@ -1,4 +1,4 @@
-//! Buffers, pools and rings between cores: how bytes get from one shard to another.
+//! Buffers, pools, rings between cores and links between processes: how bytes get from one shard to another.
 //!
 //! A buffer's road, in the order the modules are met:
 //!
@@ -13,6 +13,9 @@
 //!
 //!   every send and every release knocks at the other end's doorbell, which wakes it if it sleeps
 //! ```
+//!
+//! To a shard of another process a lane leads only as far as the thread it starts on. A [`Links`] receives from it, has the
+//! kernel send the very bytes, and at the other end has it write them to a buffer of a lane there ([`link`]).
 //!
 //! * A buffer moves as one pointer. Its bytes are written once by the sending core and read where they lie.
 //! * A lane's ring holds as many buffers as its pool owns, so `send` cannot fail: the pool is the credit.
@@ -30,8 +33,9 @@
 //!
 //! **What is deliberately not here.** This crate has no word for record, key, window or epoch: it moves bytes and opaque
 //! numbers. What moves buffers starts no thread, reads no clock and never blocks, except in
-//! [`Doorbell::wait`](doorbell::Doorbell::wait). What meets other processes does, because strangers stall: a [`Listener`] has a
-//! thread, and so has a connection inside TLS that the kernel does not carry; `deadline` is the one door to the clock.
+//! [`Doorbell::wait`](doorbell::Doorbell::wait) and where [`Links`] are dropped, which waits until the kernel is done with
+//! their buffers. What meets other processes does, because strangers stall: a [`Listener`] has a thread, and so has a
+//! connection inside TLS that the kernel does not carry; `deadline` is the one door to the clock.
 
 // What travels, and the memory it lives in.
 pub mod buffer;

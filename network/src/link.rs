@@ -11,7 +11,20 @@
 //! ```
 //!
 //! The kernel sends the very bytes that the exchange wrote, and writes what it receives to the very bytes that the merge
-//! reads: nothing is copied in user space.
+//! reads: nothing is copied in user space. What is said over a socket is written down in `docs/formats/link.md`.
+//!
+//! The rooms, from the wire inwards:
+//!
+//! * `uring.rs`: the ring, and what the kernel works on. `line.rs`: one peer's socket and where things stand with it.
+//! * [`intake`] and [`outgo`]: the two halves of a link without I/O, bytes in and bytes out, which is how they are fuzzed.
+//! * [`credit`] and [`debloat`]: how many frames may be sent, and how many are worth granting; counts only.
+//!
+//! **Memory** is what the lanes hold and nothing beside: edges × peers × 2 × buffers × (64 KiB + 64), and for each peer a few
+//! kilobytes.
+//!
+//! **Order.** Each socket has at most one send under way, so that its bytes keep their order; it takes up to sixteen frames
+//! of all edges in turn. Each has at most one receive under way, which asks for the rest of a payload and the header behind
+//! it. Under load frames gather while a send is under way; otherwise a buffer leaves in the turn in which it was sent.
 
 pub mod credit;
 pub mod debloat;
@@ -40,7 +53,8 @@ pub struct LinkConfig {
     pub heartbeat_every: Duration,
     /// Whether large frames are sent without a copy to the kernel.
     pub send_zc: SendZc,
-    /// Whether checksums of received frames are compared. They are written in any case.
+    /// Whether checksums are written to frames and compared with what arrives: the same at both ends. To be switched off
+    /// only where something below proves every byte already, as TLS does.
     pub check_crc: bool,
     /// How much time's worth of frames, at the pace of its receiver, may be under way on an edge: what a barrier waits
     /// behind.
@@ -71,7 +85,8 @@ pub enum SendZc {
     Measured,
 }
 
-/// The shard at the other end of a link.
+/// The shard at the other end of a link. The doorbells of its lanes, at both of their ends, are the shard's own: all four ends
+/// are on its thread.
 #[derive(Debug)]
 pub struct Peer {
     /// Its number.
@@ -115,7 +130,7 @@ pub struct LinkFigures {
 
 /// How often in one turn what has completed is followed by what comes next: enough to keep a link busy, and an end to it,
 /// for the shard has tasks. A round moves at most one frame in and one batch out per peer.
-const ROUNDS_MAX: usize = 16;
+const ROUNDS_MAX: usize = 4;
 
 /// The links of one shard to the shards of other processes: one ring of io_uring, one socket a peer.
 ///
@@ -123,6 +138,46 @@ const ROUNDS_MAX: usize = 16;
 /// tasks; around its sleep [`arm`](Links::arm) and [`disarm`](Links::disarm).
 ///
 /// To drop it ends all connections, whatever was under way, and returns when the kernel is done with every buffer.
+///
+/// ```
+/// use std::os::unix::net::UnixStream;
+/// use std::sync::Arc;
+/// use millstream_network::{Doorbell, LaneConfig, LinkConfig, Links, Peer, Receiver, Sender, frame::Route, lane};
+///
+/// /// One edge between shard `here` and shard `there`: links, the exchange's end and the merge's.
+/// fn shard(here: u16, there: u16, socket: UnixStream) -> (Links, Sender, Receiver) {
+///     let bell = Arc::new(Doorbell::new().unwrap());
+///     let lay = |from_shard, to_shard| {
+///         let route = Route { edge: 0, from_shard, to_shard };
+///         lane(LaneConfig { route, buffers: 4 }, Arc::clone(&bell), Arc::clone(&bell))
+///     };
+///     let ((exchange, outgoing), (incoming, merge)) = (lay(here, there), lay(there, here));
+///     let peer = Peer {
+///         shard: there,
+///         name: format!("shard {there}"),
+///         socket: socket.into(),
+///         outgoing: vec![outgoing],
+///         incoming: vec![incoming],
+///     };
+///     (Links::new(here, bell.fd(), vec![peer], LinkConfig::default()).unwrap(), exchange, merge)
+/// }
+///
+/// let (near, far) = UnixStream::pair()?;
+/// let (mut here, mut exchange, _) = shard(0, 1, near);
+/// let (mut there, _, mut merge) = shard(1, 0, far);
+/// let mut buffer = exchange.acquire().expect("the lane is fresh");
+/// buffer.append(b"grain");
+/// exchange.send(buffer);
+/// let arrived = loop {
+///     here.tick(0)?;
+///     there.tick(0)?;
+///     if let Some(buffer) = merge.receive() {
+///         break buffer;
+///     }
+/// };
+/// assert_eq!(arrived.payload(), b"grain");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Links {
     shard: u16,

@@ -272,7 +272,7 @@ fn valid_frames(edges: u32) -> Vec<u8> {
         lane(LaneConfig { route, buffers: 2 }, bell(), bell())
     };
     let (mut exchange, outgoing): (Vec<Sender>, Vec<Receiver>) = (0..edges).map(lay).unzip();
-    let mut outgo = Outgo::new(1, 0, outgoing);
+    let mut outgo = Outgo::new(1, 0, outgoing, true);
     for edge in 0..edges {
         outgo.grant(edge, 2, 2).expect("two of two");
         assert!(Plan { edge: edge as usize, bytes: 1000, controls: 5 }.send(7, &mut exchange));

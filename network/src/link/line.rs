@@ -96,7 +96,7 @@ impl Line {
         let _ = socket.set_nodelay(true);
         let target_ns = u64::try_from(config.in_flight_target.as_nanos()).unwrap_or(u64::MAX);
         let intake = Intake::new(there, shard, incoming, outgoing.len(), config.check_crc, target_ns);
-        let outgo = Outgo::new(shard, there, outgoing);
+        let outgo = Outgo::new(shard, there, outgoing, config.check_crc);
         let zc = Zc { on: config.send_zc != SendZc::Off, registered: vec![None; outgo.edges()], ..Zc::default() };
         Line {
             shard: there,

@@ -13,7 +13,7 @@ use crate::{Buffer, Receiver};
 pub const FRAMES_MAX: usize = 16;
 
 /// Words a batch has at most: what is due beyond them waits for the next.
-pub const WORDS_MAX: usize = 16;
+pub const WORDS_MAX: usize = 64;
 
 /// Parts of memory a batch lies in at most: all words are one.
 pub const PARTS_MAX: usize = 1 + FRAMES_MAX;
@@ -53,15 +53,17 @@ pub struct Outgo {
     leaving: std::collections::VecDeque<Leaving>,
     batch_bytes: usize,
     sent_bytes: usize,
+    write_crc: bool,
 }
 
 impl Outgo {
-    /// The sending half of the link from one shard to another, which empties `lanes`, one an edge.
+    /// The sending half of the link from one shard to another, which empties `lanes`, one an edge. `write_crc` says whether
+    /// data frames get their checksum; words always do.
     ///
     /// # Panics
     /// When a lane's route is not that of its place.
     #[must_use]
-    pub fn new(from_shard: u16, to_shard: u16, lanes: Vec<Receiver>) -> Outgo {
+    pub fn new(from_shard: u16, to_shard: u16, lanes: Vec<Receiver>, write_crc: bool) -> Outgo {
         let outlets = lanes.into_iter().enumerate().map(|(edge, receiver)| {
             let route = Route { edge: edge as u32, from_shard, to_shard };
             assert_eq!(
@@ -82,6 +84,7 @@ impl Outgo {
             leaving: std::collections::VecDeque::with_capacity(FRAMES_MAX),
             batch_bytes: 0,
             sent_bytes: 0,
+            write_crc,
         }
     }
 
@@ -128,7 +131,7 @@ impl Outgo {
         while self.leaving.len() < frames_max.min(FRAMES_MAX) && refused < self.outlets.len() {
             let edge = self.turn;
             self.turn = if edge + 1 == self.outlets.len() { 0 } else { edge + 1 };
-            let Some(buffer) = self.outlets[edge].take() else {
+            let Some(buffer) = self.outlets[edge].take(self.write_crc) else {
                 refused += 1;
                 continue;
             };
@@ -216,8 +219,8 @@ impl Outgo {
 }
 
 impl Outlet {
-    /// The next frame, sealed, if there is one and credit for it.
-    fn take(&mut self) -> Option<Buffer> {
+    /// The next frame, sealed if asked for, if there is one and credit for it.
+    fn take(&mut self, write_crc: bool) -> Option<Buffer> {
         if self.purse.left() == 0 {
             if !self.stalled && !self.receiver.is_empty() {
                 (self.stalled, self.stalls) = (true, self.stalls + 1);
@@ -227,8 +230,10 @@ impl Outlet {
         let mut buffer = self.receiver.receive()?;
         self.stalled = false;
         self.purse.spend();
-        let checksum = buffer.header().checksum(buffer.payload());
-        buffer.header_mut().seal(checksum);
+        if write_crc {
+            let checksum = buffer.header().checksum(buffer.payload());
+            buffer.header_mut().seal(checksum);
+        }
         Some(buffer)
     }
 }

@@ -170,7 +170,9 @@ impl Ring {
             ring.notes
                 .push(format!("the kernel takes no registered ring ({error}): each call into it looks the ring up"));
         }
-        if let Err(error) = ring.submitter.register_files(&ring.sockets) {
+        if !ring.sockets.is_empty()
+            && let Err(error) = ring.submitter.register_files(&ring.sockets)
+        {
             ring.fixed = false;
             ring.notes
                 .push(format!("the kernel takes no registered files ({error}): each operation looks its socket up"));
@@ -419,7 +421,11 @@ fn cut(socket: RawFd) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+    use crate::Doorbell;
 
     #[test]
     fn a_tag_brings_back_what_it_was_given() {
@@ -436,5 +442,59 @@ mod tests {
     fn this_machine_has_a_ring() {
         let mut notes = Vec::new();
         assert!(build(16, &mut notes).is_ok(), "{notes:?}");
+    }
+
+    /// A ring over one end of a pair, and the other end.
+    fn ring_and_far_end() -> (Ring, UnixStream, UnixStream) {
+        let (near, far) = UnixStream::pair().expect("descriptors are left");
+        let bell = Doorbell::new().expect("a descriptor is left");
+        let ring = Ring::new(vec![near.as_raw_fd()], bell.fd()).expect("the kernel has rings");
+        (ring, near, far)
+    }
+
+    #[test]
+    fn what_was_settled_is_not_written_to_any_more() {
+        let (mut ring, near, mut far) = ring_and_far_end();
+        let mut memory = [0_u8; 1000];
+        let mut message = Message::new();
+        let (first, second) = memory.split_at_mut(600);
+        message.write_to([first, second]);
+        // SAFETY: message and memory stay until the ring has settled.
+        unsafe { ring.receive(0, &mut message) };
+        ring.turn().expect("the ring works");
+        assert!(ring.next().is_none() && ring.in_flight == 1, "nothing was sent yet");
+        assert!(ring.settle() && ring.in_flight == 0);
+        far.write_all(&[7; 1000]).expect("the near end is open");
+        ring.turn().expect("the ring works");
+        assert_eq!(memory, [0; 1000]);
+        // The bytes are still in the socket.
+        (&near).read_exact(&mut memory).expect("they were sent");
+        assert_eq!(memory, [7; 1000]);
+    }
+
+    #[test]
+    fn what_was_settled_is_not_read_any_more() {
+        let (mut ring, near, mut far) = ring_and_far_end();
+        let mut memory = vec![1_u8; 8 << 20];
+        let mut message = Message::new();
+        message.read_from([&memory[..]].into_iter());
+        // SAFETY: message and memory stay until the ring has settled.
+        unsafe { ring.send(0, &message) };
+        // More than the pair holds: the first operation sends part of it, and the second waits.
+        ring.turn().expect("the ring works");
+        let done = ring.next().expect("part of it is sent at once");
+        message.read_from([&memory[done.result as usize..]].into_iter());
+        // SAFETY: as above.
+        unsafe { ring.send(0, &message) };
+        ring.turn().expect("the ring works");
+        assert!(ring.next().is_none(), "the pair is full");
+        assert_eq!(ring.in_flight, 1);
+        assert!(ring.settle() && ring.in_flight == 0);
+        memory.fill(2);
+        ring.turn().expect("the ring works");
+        drop((ring, near));
+        let mut received = Vec::new();
+        far.read_to_end(&mut received).expect("the near end is closed");
+        assert!(!received.is_empty() && received.iter().all(|byte| *byte == 1), "{} bytes", received.len());
     }
 }
