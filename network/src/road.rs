@@ -78,6 +78,7 @@ impl Handshake {
         loop {
             while self.sent < self.outgoing.len() {
                 match road.write(&self.outgoing[self.sent..]) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                     Ok(bytes) => self.sent += bytes,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return Err(error),
