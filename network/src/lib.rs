@@ -70,6 +70,9 @@ mod tls;
 pub mod channel;
 pub mod connection;
 
+// Which of them leads.
+pub mod election;
+
 // What all this stands on: the machine, its atomics, and the clock.
 mod atomics;
 mod deadline;

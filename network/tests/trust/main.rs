@@ -4,6 +4,7 @@
 #[cfg(feature = "tls")]
 mod between;
 mod channel;
+mod election;
 #[path = "../../examples/fuzz_handshake.rs"]
 mod fuzz_handshake;
 mod hostile;
