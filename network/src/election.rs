@@ -345,7 +345,9 @@ impl Candidate {
         };
         self.seen = Some(Seen { lease, since, outdated: false });
         self.ask_at = match (&self.role, self.takeable_at()) {
-            (Role::Leader { .. }, _) | (_, None) => now + self.patience.renew_every(),
+            // From when it was begun, not from when it was heard of: a slow register is asked sooner.
+            (Role::Leader { believed_since, .. }, _) => (*believed_since + self.patience.renew_every()).max(now),
+            (Role::Follower, None) => now + self.patience.renew_every(),
             (Role::Follower, Some(_)) if self.resigned => now,
             (Role::Follower, Some(at)) => at.min(now + self.patience.renew_every()).max(now),
         };

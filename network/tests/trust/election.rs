@@ -397,6 +397,46 @@ fn a_leader_that_hears_nothing_steps_down_before_others_may_take_over() {
 }
 
 #[test]
+fn a_lease_counts_from_when_its_put_was_begun_however_late_the_leader_hears_of_it() {
+    let at = Duration::from_millis;
+    let mut candidate = Candidate::new("a", "here", Patience::of_lease(LEASE_MAX), at(0));
+    let Some(Action::Read(ask)) = candidate.poll() else { panic!("it looks first") };
+    candidate.was_read(at(0), ask, Ok(None));
+    let Some(Action::Put { ask, lease: first, .. }) = candidate.poll() else { panic!("nobody leads") };
+    // Written, and the answer lost: it tries again, meets itself, and looks.
+    candidate.was_put(at(100), ask, Put::Unknown);
+    assert_eq!((candidate.poll(), candidate.leads(at(100))), (None, None), "nobody knows yet");
+    let again = candidate.wake_at();
+    assert!(again > at(100), "not at once");
+    candidate.tick(again);
+    let Some(Action::Put { ask, instead_of: None, lease }) = candidate.poll() else { panic!("it tries again") };
+    assert_eq!(lease, first);
+    candidate.was_put(at(300), ask, Put::Conflict);
+    let Some(Action::Read(ask)) = candidate.poll() else { panic!("what is there?") };
+    candidate.was_read(at(500), ask, Ok(Some(first.clone())));
+    assert_eq!(candidate.poll(), Some(Action::BecomeLeader { term: 1 }));
+    assert_eq!((candidate.leads(at(749)), candidate.leads(at(750))), (Some(1), None));
+    // Since it is so late, it renews at once; and the same holds for that.
+    let Some(Action::Put { ask, instead_of, lease: second }) = candidate.poll() else { panic!("it renews") };
+    assert_eq!((instead_of.as_ref(), second.renewed), (Some(&first), 1));
+    candidate.was_put(at(600), ask, Put::Unknown);
+    candidate.tick(candidate.wake_at());
+    let Some(Action::Put { ask, lease, .. }) = candidate.poll() else { panic!("it tries again") };
+    assert_eq!(lease, second);
+    candidate.was_put(at(740), ask, Put::Done);
+    assert_eq!((candidate.leads(at(1_249)), candidate.leads(at(1_250))), (Some(1), None));
+
+    // And who hears of it when it is as good as over does not begin with it, but takes the next term.
+    let mut late = Candidate::new("b", "there", Patience::of_lease(LEASE_MAX), at(0));
+    let Some(Action::Read(ask)) = late.poll() else { panic!("it looks first") };
+    late.was_read(at(0), ask, Ok(None));
+    let Some(Action::Put { ask, lease, .. }) = late.poll() else { panic!("nobody leads") };
+    late.was_put(at(800), ask, Put::Done);
+    let Some(Action::Put { instead_of, lease: next, .. }) = late.poll() else { panic!("it takes the next") };
+    assert_eq!((instead_of, next.term), (Some(lease), 2));
+}
+
+#[test]
 fn what_is_in_the_register_can_be_read_by_people_and_nothing_else_is_taken_for_it() {
     let lease = Lease { term: 7, holder: "host-3 4711 9f3a".into(), address: "10.0.0.3:7000".into(), renewed: 41 };
     let text = String::from_utf8(lease.encode()).unwrap();
