@@ -143,7 +143,7 @@ fn fuzz_peers(random: &mut Random, secret: &Secret, facts: &Facts) {
     let (mut agreed, mut stuck) = ([false; 2], 0);
     while stuck < 3 {
         stuck += 1;
-        for turn in 0..2 {
+        for (turn, agreed) in agreed.iter_mut().enumerate() {
             let (from, to) = if turn == 0 { (&mut dialler, &mut acceptor) } else { (&mut acceptor, &mut dialler) };
             match from.step() {
                 Step::Send(mut bytes) => {
@@ -155,7 +155,7 @@ fn fuzz_peers(random: &mut Random, secret: &Secret, facts: &Facts) {
                     messages += 1;
                     to.receive_all(&bytes);
                 }
-                Step::Done(_) => agreed[turn] = true,
+                Step::Done(_) => *agreed = true,
                 Step::Refused(_) | Step::NeedMore => {}
             }
         }
