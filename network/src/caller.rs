@@ -9,7 +9,7 @@ use crate::facts::Facts;
 use crate::listener::lock;
 use crate::road::{Handshake, Road};
 use crate::secret::Secret;
-use crate::session::{Agreed, Binding, Refusal, Session};
+use crate::session::{Agreed, Binding, Refusal, Session, is_plain};
 use crate::trust::nonce;
 
 /// On what terms callers are met.
@@ -79,13 +79,14 @@ impl Caller {
                 }
                 Stage::Silent(socket) => {
                     // Looked at and left where it is: a scanner that says nothing is given no memory.
-                    if socket.peek(&mut [0])? == 0 {
+                    let mut first = [0];
+                    if socket.peek(&mut first)? == 0 {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                     let Stage::Silent(socket) = std::mem::replace(&mut self.stage, Stage::Refused) else {
                         unreachable!("the stage was looked at a moment ago")
                     };
-                    match terms.open(socket)? {
+                    match terms.open(socket, first[0])? {
                         Ok(stage) => stage,
                         Err(refusal) => return Ok(Err(refusal)),
                     }
@@ -104,30 +105,29 @@ impl Caller {
 }
 
 impl Terms<'_> {
-    /// The caller has begun to speak: in what language?
-    #[cfg(not(feature = "tls"))]
-    fn open(&self, socket: TcpStream) -> io::Result<Result<Stage, Refusal>> {
+    /// The caller has begun to speak: in what language? Its first byte tells, before anything is set up for it.
+    fn open(&self, socket: TcpStream, first: u8) -> io::Result<Result<Stage, Refusal>> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls {
+            return match first {
+                crate::tls::FIRST_BYTE => Ok(Ok(Stage::OpeningTls(Box::new(tls.accept(socket)?)))),
+                first if is_plain(first) => Ok(Err(told_of_tls(socket))),
+                _ => Ok(Err(Refusal::NotOurProtocol)),
+            };
+        }
+        if !is_plain(first) {
+            return Ok(Err(Refusal::NotOurProtocol));
+        }
         Ok(Ok(Stage::ShakingHands(Road::Plain(socket), Box::new(self.session(None)?))))
     }
+}
 
-    /// The caller has begun to speak: in what language?
-    #[cfg(feature = "tls")]
-    fn open(&self, mut socket: TcpStream) -> io::Result<Result<Stage, Refusal>> {
-        use std::io::{Read as _, Write as _};
-        let Some(tls) = self.tls else {
-            return Ok(Ok(Stage::ShakingHands(Road::Plain(socket), Box::new(self.session(None)?))));
-        };
-        let mut first = [0];
-        if socket.peek(&mut first)? == 1 && first == [crate::tls::FIRST_BYTE] {
-            return Ok(Ok(Stage::OpeningTls(Box::new(tls.accept(socket)?))));
-        }
-        if crate::session::is_plain(first[0]) {
-            // One of ours without TLS is told so. What it sent is read first: a socket closed over unread bytes takes back what
-            // was said.
-            let _ = socket.read(&mut [0; 256]);
-            let _ = socket.write(&crate::session::tls_expected());
-            return Ok(Err(Refusal::TlsExpected));
-        }
-        Ok(Err(Refusal::NotOurProtocol))
-    }
+/// One of ours without TLS is told that it is expected.
+#[cfg(feature = "tls")]
+fn told_of_tls(mut socket: TcpStream) -> Refusal {
+    use std::io::{Read as _, Write as _};
+    // What it sent is read first: a socket closed over unread bytes takes back what was said.
+    let _ = socket.read(&mut [0; 256]);
+    let _ = socket.write(&crate::session::tls_expected());
+    Refusal::TlsExpected
 }

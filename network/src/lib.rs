@@ -76,6 +76,8 @@ pub mod connection;
 
 // How it gets to the shards of other processes.
 pub mod link;
+// Which of them leads.
+pub mod election;
 
 // What all this stands on: the machine, its atomics, and the clock.
 mod atomics;

@@ -311,8 +311,9 @@ impl Server {
             self.shared.figures.drop_one(Dropped { from, cause: Cause::Failed, refusal: None });
             return;
         }
-        // The socket is writable, so that its first turn comes by itself.
-        self.pending.add(origin, Caller::new(socket, from, Deadline::after(self.handshake_max)));
+        let ticket = self.pending.add(origin, Caller::new(socket, from, Deadline::after(self.handshake_max)));
+        // A friend has sent its hello by now. It is heard at once, so that those behind it in a crowd do not push it out unheard.
+        self.serve(ticket.place);
     }
 
     /// Something has happened to the caller in this place, or to one that was there before.

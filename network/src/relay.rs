@@ -25,16 +25,15 @@ const PIECE_BYTES: usize = 64 << 10;
 const NEAR: Token = Token(0);
 const FAR: Token = Token(1);
 
-/// Starts the thread "millstream-tls". It ends when both directions have, or when either socket fails.
-pub(crate) fn start(mut tls: rustls::Connection, far: TcpStream, peer: &str) -> io::Result<OwnedFd> {
+/// Starts the thread "millstream-tls". `tls` has no limit of its own on what it buffers: all of a piece is sent before the next.
+/// It ends when both directions have, or when either socket fails.
+pub(crate) fn start(tls: rustls::Connection, far: TcpStream, peer: &str) -> io::Result<OwnedFd> {
     let (given, near) = UnixStream::pair()?;
     for socket in [&given, &near] {
         // The kernel caps what it does not allow; unlike TCP's, these buffers do not grow by themselves.
         SockRef::from(socket).set_send_buffer_size(SOCKET_BYTES_MIN)?;
     }
     near.set_nonblocking(true)?;
-    // What is written at once is a piece, and all of it is sent before the next: a limit would only cut a piece short.
-    tls.set_buffer_limit(None);
     let poll = Poll::new()?;
     let interest = Interest::READABLE | Interest::WRITABLE;
     poll.registry().register(&mut SourceFd(&near.as_raw_fd()), NEAR, interest)?;

@@ -78,6 +78,7 @@ impl Handshake {
         loop {
             while self.sent < self.outgoing.len() {
                 match road.write(&self.outgoing[self.sent..]) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                     Ok(bytes) => self.sent += bytes,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return Err(error),
@@ -101,6 +102,104 @@ impl Handshake {
                     }
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+    use std::rc::Rc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::facts::Facts;
+    use crate::secret::Secret;
+
+    type Pipe = Rc<RefCell<VecDeque<u8>>>;
+
+    /// A socket that gives and takes what the script says, a few bytes at a time, and mostly is not ready.
+    struct Reluctant {
+        comes: Pipe,
+        goes: Pipe,
+        script: VecDeque<usize>,
+    }
+
+    impl Reluctant {
+        fn ready(&mut self) -> io::Result<usize> {
+            let some = self.script.pop_front().expect("the script is long enough");
+            self.script.push_back(some);
+            if some == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(some) }
+        }
+    }
+
+    impl Read for Reluctant {
+        fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+            let some = self.ready()?.min(bytes.len()).min(self.comes.borrow().len());
+            if some == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let mut comes = self.comes.borrow_mut();
+            comes.drain(..some).zip(bytes).for_each(|(byte, place)| *place = byte);
+            Ok(some)
+        }
+    }
+
+    impl Write for Reluctant {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let some = self.ready()?.min(bytes.len());
+            self.goes.borrow_mut().extend(&bytes[..some]);
+            Ok(some)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    proptest! {
+        /// What comes behind the handshake is there from its first byte.
+        #[test]
+        fn however_reluctant_the_road_both_ends_agree_and_nothing_behind_is_read(
+            mut script in proptest::collection::vec(0_usize..50, 1..20), behind in proptest::collection::vec(any::<u8>(), 0..50),
+        ) {
+            script.push(3); // or nothing would ever move
+            let (secret, facts) = (Secret::random().unwrap(), Facts::new().with("job", "clicks"));
+            let [there, back] = [Pipe::default(), Pipe::default()];
+            let road = |comes: &Pipe, goes: &Pipe| Reluctant { comes: comes.clone(), goes: goes.clone(), script: script.clone().into() };
+            let mut roads = [road(&back, &there), road(&there, &back)];
+            let dialler = Session::dial(&secret, &facts, &b"it is me"[..], [1; 32], None).unwrap();
+            let acceptor = Session::accept(&secret, &facts, vec![7; 500], [2; 32], None).unwrap();
+            let mut handshakes = [dialler, acceptor].map(Handshake::new);
+            let mut said = [None, None];
+            for turn in 0..20_000 {
+                let end = turn % 2;
+                if said[end].is_none() {
+                    match handshakes[end].advance(&mut roads[end]) {
+                        Ok(agreed) => {
+                            said[end] = Some(agreed.unwrap().said);
+                            roads[end].goes.borrow_mut().extend(&behind);
+                        }
+                        Err(error) => prop_assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                    }
+                }
+            }
+            prop_assert_eq!(said, [Some(vec![7; 500]), Some(b"it is me".to_vec())]);
+            prop_assert_eq!(Vec::from(there.take()), behind.clone());
+            prop_assert_eq!(Vec::from(back.take()), behind);
+        }
+
+        #[test]
+        fn a_road_that_ends_ends_the_handshake(cut in 0_usize..44) {
+            let secret = Secret::random().unwrap();
+            let Step::Send(hello) = Session::dial(&secret, &Facts::new(), &b""[..], [1; 32], None).unwrap().step() else {
+                panic!("a dialler begins")
+            };
+            let mut handshake = Handshake::new(Session::accept(&secret, &Facts::new(), &b""[..], [2; 32], None).unwrap());
+            let mut road = io::Cursor::new(hello[..cut].to_vec());
+            prop_assert_eq!(handshake.advance(&mut road).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         }
     }
 }

@@ -568,7 +568,6 @@ pub(crate) fn tls_expected() -> Vec<u8> {
 }
 
 /// Whether this first byte may be that of a handshake without TLS.
-#[cfg(feature = "tls")]
 pub(crate) fn is_plain(first: u8) -> bool {
     first == MAGIC[0]
 }

@@ -61,7 +61,7 @@ impl Acceptor {
 
     pub(crate) fn accept(&self, socket: TcpStream) -> io::Result<Stream> {
         let tls = ServerConnection::new(self.0.clone()).map_err(io::Error::other)?;
-        Ok(Stream { tls: tls.into(), socket: Records::new(socket) })
+        Ok(Stream::new(tls.into(), socket))
     }
 }
 
@@ -111,6 +111,12 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    fn new(mut tls: rustls::Connection, socket: TcpStream) -> Stream {
+        // A message of the handshake is taken whole, and flushed before the next; its length has a limit of its own.
+        tls.set_buffer_limit(None);
+        Stream { tls, socket: Records::new(socket) }
+    }
+
     pub(crate) fn dial(socket: TcpStream) -> io::Result<Stream> {
         let provider = provider();
         let mut config = ClientConfig::builder_with_provider(provider.clone())
@@ -125,7 +131,7 @@ impl Stream {
         config.enable_secret_extraction = kernel_tls::available();
         let name = ServerName::try_from("millstream").expect("it is a name");
         let tls = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
-        Ok(Stream { tls: tls.into(), socket: Records::new(socket) })
+        Ok(Stream::new(tls.into(), socket))
     }
 
     pub(crate) fn socket(&self) -> &TcpStream {

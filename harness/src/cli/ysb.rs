@@ -264,7 +264,7 @@ pub(super) fn run(args: &YsbArgs) -> Result<Verdict> {
     let used = Usage { cpu_s: after.cpu_s - before.cpu_s, ..after };
     readable(args, &plan, &outcome, limit.as_ref()).print();
     if args.json {
-        report::print_json(&as_json(args, &plan, &outcome, &used, limit.as_ref()));
+        report::print_json(&as_json(&plan, &outcome, &used, limit.as_ref()));
     }
     let same = outcome.differences.as_ref().is_none_or(|differences| differences.is_empty());
     Ok(if same { Verdict::Good } else { Verdict::Different })
@@ -366,7 +366,7 @@ fn readable(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, limit: Option<&
     report
 }
 
-fn as_json(args: &YsbArgs, plan: &YsbRun, outcome: &YsbOutcome, used: &Usage, limit: Option<&LimitOutcome>) -> Value {
+fn as_json(plan: &YsbRun, outcome: &YsbOutcome, used: &Usage, limit: Option<&LimitOutcome>) -> Value {
     let YsbOutcome { job, .. } = outcome;
     let (measured, checkpoints) = (&job.measured, &job.checkpoints);
     json!({

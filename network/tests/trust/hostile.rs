@@ -274,7 +274,9 @@ fn a_flood_while_it_goes_on_keeps_no_friend_out() {
             let (mut crowd, mut count) = (std::collections::VecDeque::new(), 0_u64);
             while !stop.load(Relaxed) {
                 let Ok(mut socket) = TcpStream::connect(address) else { continue };
-                let _ = socket.write_all(if count % 2 == 0 { b"MILH\x01\0\x01\0" } else { b"nonsense" });
+                // Good beginnings, half ones and none.
+                let Step::Send(hello) = dialler(&secret()).step() else { panic!("a dialler begins") };
+                let _ = socket.write_all([&hello[..], &hello[..20], b"nonsense", b""][count as usize % 4]);
                 crowd.push_back(socket);
                 count += 1;
                 if crowd.len() > 200 {

@@ -4,6 +4,9 @@
 #[cfg(feature = "tls")]
 mod between;
 mod channel;
+mod election;
+#[path = "../../examples/fuzz_handshake.rs"]
+mod fuzz_handshake;
 mod hostile;
 mod meeting;
 #[cfg(feature = "tls")]
@@ -81,4 +84,14 @@ fn other_secret() -> Trust {
         secret: Some(Arc::new(Secret::from_bytes(b"another one, and as long").expect("it is long enough"))),
         ..trust()
     }
+}
+
+#[test]
+fn a_fuzzer_finds_nothing_in_a_moment() {
+    let mut rounds = 500;
+    let tries = fuzz_handshake::fuzz(20_261_122, || {
+        rounds -= 1;
+        rounds > 0
+    });
+    assert!(tries > 100_000);
 }
