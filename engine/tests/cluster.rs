@@ -81,6 +81,34 @@ fn a_panic_in_any_process_restarts_the_job_in_all_of_them() {
 }
 
 #[test]
+fn processes_that_elect_their_lead_have_one() {
+    let place = Place::new();
+    let source = Sales::of(SALES);
+    let of_job = || {
+        let job = job(source.clone(), &place.out(), |_| {}, |_| {}).shards(3);
+        one_of(job.checkpoints(place.checkpoints(), Duration::from_millis(20)), Cluster::elected(3))
+    };
+    let handles: Vec<JobHandle> = (0..3).map(|_| of_job().start().unwrap()).collect();
+    let reports: Vec<JobReport> = handles.into_iter().map(|handle| handle.wait().unwrap()).collect();
+    assert_same(&place.lines(), &oracle(SALES), "elected");
+    assert_eq!(reports.iter().filter(|report| report.led).count(), 1);
+    // All of them are gone, and others go on: in a later term, behind the last checkpoint.
+    let handles: Vec<JobHandle> = (0..3).map(|_| of_job().start().unwrap()).collect();
+    for report in handles.into_iter().map(|handle| handle.wait().unwrap()) {
+        assert!(report.restored_epoch > 0 && report.measured.events_in == 0, "{report}");
+    }
+    assert_same(&place.lines(), &oracle(SALES), "once more");
+}
+
+#[test]
+fn who_elects_needs_a_place_to_do_so() {
+    let place = Place::new();
+    let job = job(Sales::of(10), &place.out(), |_| {}, |_| {}).shards(2);
+    let error = one_of(job, Cluster::elected(2)).run().unwrap_err().to_string();
+    assert!(error.contains("place of checkpoints"), "{error}");
+}
+
+#[test]
 fn processes_that_differ_are_told_in_what() {
     let (place, address) = (Place::new(), free_address());
     let of_job = |shards: u32| job(Sales::of(10), &place.out(), |_| {}, |_| {}).shards(shards);

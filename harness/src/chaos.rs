@@ -192,29 +192,26 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// How long workers are waited for once their lead has ended.
 const GONE_AFTER: Duration = Duration::from_secs(5);
 
-/// The processes of the job; the first is the lead, or the only one.
+/// The processes of the job; which of them leads is their own business.
 struct Family {
     children: Vec<Child>,
-    /// Where the lead listens.
-    lead: String,
 }
 
 impl Family {
     fn start(chaos: &Chaos, rooms: &Rooms, shards: u32) -> Result<Family, String> {
-        let free = || std::net::TcpListener::bind("127.0.0.1:0")?.local_addr();
-        let lead = free().map_err(|error| format!("no port is free: {error}"))?.to_string();
-        let mut family = Family { children: Vec::new(), lead };
-        for process in 0..chaos.processes {
-            family.children.push(rooms.start(chaos, shards, process, &family.lead)?);
-        }
-        Ok(family)
+        let children = (0..chaos.processes).map(|process| rooms.start(chaos, shards, process));
+        Ok(Family { children: children.collect::<Result<_, _>>()? })
     }
 
-    /// How the lead has ended, if it has.
+    /// How the job has ended, if it has: as the first process that has.
     fn ended(&mut self) -> Result<Option<ExitStatus>, String> {
-        let waited = |error| format!("a child cannot be waited for: {error}");
-        // A worker that fails by itself takes the lead's attempt with it, and the lead says so when it gives up.
-        self.children[0].try_wait().map_err(waited)
+        for child in &mut self.children {
+            let ended = child.try_wait().map_err(|error| format!("a child cannot be waited for: {error}"))?;
+            if ended.is_some() {
+                return Ok(ended);
+            }
+        }
+        Ok(None)
     }
 
     /// A process by a random number.
@@ -227,7 +224,7 @@ impl Family {
     }
 
     fn start_again(&mut self, process: usize, chaos: &Chaos, rooms: &Rooms, shards: u32) -> Result<(), String> {
-        self.children[process] = rooms.start(chaos, shards, process as u32, &self.lead)?;
+        self.children[process] = rooms.start(chaos, shards, process as u32)?;
         Ok(())
     }
 
@@ -313,7 +310,7 @@ impl Rooms {
     }
 
     /// Starts one of the job's processes as a user would from a shell.
-    fn start(&self, chaos: &Chaos, shards: u32, process: u32, lead: &str) -> Result<Child, String> {
+    fn start(&self, chaos: &Chaos, shards: u32, process: u32) -> Result<Child, String> {
         let program = std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?;
         let said = fs::OpenOptions::new().create(true).append(true).open(&self.said);
         let said = said.map_err(|error| format!("{} cannot be written: {error}", self.said.display()))?;
@@ -340,8 +337,7 @@ impl Rooms {
         }
         command.arg(&self.out);
         if chaos.processes > 1 {
-            let meet = if process == 0 { "--listen" } else { "--join" };
-            command.args(["--processes", &chaos.processes.to_string(), "--process", &process.to_string(), meet, lead]);
+            command.args(["--processes", &chaos.processes.to_string(), "--process", &process.to_string(), "--elect"]);
             command.arg("--cluster-secret-file").arg(&self.secret);
         }
         command

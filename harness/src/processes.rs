@@ -27,7 +27,7 @@ pub enum Part {
     StartsOthers,
     /// It leads others that somebody else starts.
     Leads,
-    /// It works for a lead.
+    /// It works for a lead, or may be elected to be it.
     Works,
 }
 
@@ -49,12 +49,6 @@ const GONE_AFTER: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 impl ClusterRun {
-    /// Whether this process leads, and so has the results.
-    #[must_use]
-    pub fn leads(&self) -> bool {
-        self.part != Part::Works
-    }
-
     /// Starts the other processes, where that is this one's part.
     ///
     /// # Errors

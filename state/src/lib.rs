@@ -82,8 +82,8 @@ pub use snapshot::{BLOCK_BYTES, CHUNK_BYTES, Chunk, FileRef};
 #[cfg(feature = "testing")]
 pub use store::TemporaryPlace;
 pub use store::{
-    DiskFault, DiskOperation, Listed, Listing, Newest, Patience, RETAINED_DEFAULT, Reader, Rejected, RejectedWhy,
-    Store, StoreConfig, StoreError, Writing,
+    DiskFault, DiskOperation, Listed, Listing, Newest, Patience, RETAINED_DEFAULT, Reader, Register, Rejected,
+    RejectedWhy, Store, StoreConfig, StoreError, Version, Writing,
 };
 pub use stored::{AsArchived, AsKey, SlotKey, Stored};
 pub use sweep::{segments_of_job, sweep_segments};

@@ -56,6 +56,9 @@ pub enum LeadIs {
     Here,
     /// The one at this address.
     At(String),
+    /// One of them at a time, which they settle among themselves, over a lease in the place of checkpoints. When it is gone
+    /// for the failure timeout, another one takes over.
+    Elected,
 }
 
 /// When to go on with fewer processes.
@@ -89,6 +92,12 @@ impl Cluster {
     #[must_use]
     pub fn join(lead: impl Into<String>, processes: u32) -> Cluster {
         Cluster { lead: LeadIs::At(lead.into()), ..Cluster::lead(processes) }
+    }
+
+    /// This process is one of so many that elect their lead. They need a place for checkpoints that all of them reach.
+    #[must_use]
+    pub fn elected(processes: u32) -> Cluster {
+        Cluster { lead: LeadIs::Elected, ..Cluster::lead(processes) }
     }
 
     /// Listens at this address, `host:port`.
@@ -155,6 +164,7 @@ impl fmt::Display for Cluster {
         match lead {
             LeadIs::Here => write!(f, "the lead of {processes} processes"),
             LeadIs::At(address) => write!(f, "one of {processes} processes, for the lead at {address}"),
+            LeadIs::Elected => write!(f, "one of {processes} processes that elect their lead"),
         }
     }
 }

@@ -41,6 +41,8 @@ struct Settings {
     fewer_after: Option<String>,
 }
 
+/// The lead of processes that elect theirs.
+const ELECTED: &str = "elected";
 /// Before the name of a setting in the environment.
 const PREFIX: &str = "MILLSTREAM_";
 
@@ -122,8 +124,12 @@ impl Settings {
         let senseless = |why: &str| Err(ClusterSettingsError::Sense(why.to_owned()));
         let (processes, lead, own) = match (self.members, self.processes, self.lead) {
             (Some(_), Some(_), _) => return senseless("`members` says how many there are, leave `processes` out"),
-            (Some(_), _, Some(_)) => return senseless("the first of `members` leads, leave `lead` out"),
-            (Some(members), None, None) => {
+            (Some(_), _, Some(lead)) if lead != ELECTED => {
+                return senseless(
+                    "the first of `members` leads, or one that is \"elected\": leave `lead` out, or say so",
+                );
+            }
+            (Some(members), None, lead) => {
                 let Some(process) = self.process else {
                     return senseless("which of the `members` is this one? say `process`, counted from 0");
                 };
@@ -133,10 +139,18 @@ impl Settings {
                         members.len()
                     )));
                 };
-                let lead = if process == 0 { LeadIs::Here } else { LeadIs::At(members[0].clone()) };
+                let lead = match lead {
+                    Some(_) => LeadIs::Elected,
+                    None if process == 0 => LeadIs::Here,
+                    None => LeadIs::At(members[0].clone()),
+                };
                 (members.len() as u32, lead, Some(own))
             }
-            (None, Some(processes), lead) => (processes, lead.map_or(LeadIs::Here, LeadIs::At), None),
+            (None, Some(processes), lead) => match lead.as_deref() {
+                None => (processes, LeadIs::Here, None),
+                Some(ELECTED) => (processes, LeadIs::Elected, None),
+                Some(lead) => (processes, LeadIs::At(lead.to_owned()), None),
+            },
             (None, None, _) => return senseless("say `members`, or `processes` and where the lead is"),
         };
         let base = Cluster::lead(processes);
@@ -194,6 +208,8 @@ mod tests {
         assert_eq!((&lead.lead, lead.listen.as_str()), (&LeadIs::Here, "0.0.0.0:1"));
         assert_eq!((&worker.lead, worker.listen.as_str()), (&LeadIs::At("a:1".to_owned()), "0.0.0.0:2"));
         assert_eq!(worker.reached_at(2), "b:2");
+        let elected = Cluster::from_toml("members = [\"a:1\", \"b:2\"]\nprocess = 0\nlead = \"elected\"").unwrap();
+        assert_eq!(elected.lead, LeadIs::Elected);
         assert_eq!(worker.fewer, Some(Fewer { processes_min: 1, after: Duration::from_secs(5) }));
     }
 

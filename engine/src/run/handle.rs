@@ -122,6 +122,8 @@ pub struct JobReport {
     pub job: String,
     /// Shards it ran on.
     pub shards: u32,
+    /// Whether this process led the job at its end: what follows is then of all shards, otherwise of this process's.
+    pub led: bool,
     /// What its sinks promise together.
     pub guarantee: Guarantee,
     /// From the first event taken to the last result committed, of the last attempt.

@@ -202,9 +202,16 @@ pub(super) struct Lead {
 
 /// How an attempt ended.
 enum Outcome {
-    Finished { at: Nanos },
-    Failed { why: String, is_final: bool },
+    Finished {
+        at: Nanos,
+    },
+    Failed {
+        why: String,
+        is_final: bool,
+    },
     Refused(JobError),
+    /// Another process leads by now.
+    Deposed,
 }
 
 impl Lead {
@@ -221,6 +228,7 @@ impl Lead {
             let restored_epoch = restored.as_ref().map_or(Epoch(0), |manifest| manifest.epoch);
             self.restored = None;
             let (outcome, measured) = self.attempt(restored.take());
+            let outcome = if self.may_lead() { outcome } else { Outcome::Deposed };
             match outcome {
                 Outcome::Finished { at } => {
                     self.sweep_segments(false);
@@ -232,9 +240,18 @@ impl Lead {
                 // An attempt that could not begin, but may another time.
                 Outcome::Refused(JobError::Failed { cause, .. }) => restored = self.restart(cause, false)?,
                 Outcome::Refused(error) => return Err(error),
+                Outcome::Deposed => {
+                    let cause = "this process leads no more".to_owned();
+                    return Err(JobError::Failed { cause, restarts: self.restarts.len() as u32 });
+                }
                 Outcome::Failed { why, is_final } => restored = self.restart(why, is_final)?,
             }
         }
+    }
+
+    /// Whether this process, if it was elected, still leads.
+    fn may_lead(&self) -> bool {
+        self.workers.as_ref().is_none_or(Workers::may_lead)
     }
 
     /// What came of the job, as far as this process knows.
@@ -248,6 +265,7 @@ impl Lead {
         JobReport {
             job: self.name.clone(),
             shards: self.config.shards,
+            led: true,
             guarantee: self.plan.guarantee(),
             elapsed,
             restored_epoch,
@@ -400,6 +418,9 @@ impl Lead {
         }
         fleet.order_all(|| Order::Go);
         loop {
+            if !self.may_lead() {
+                return Outcome::Deposed;
+            }
             let (wants_checkpoint, stops) = self.savepoints.take();
             if stops {
                 self.stop.store(true, Ordering::Relaxed);
@@ -427,7 +448,8 @@ impl Lead {
                 recv(news) -> news => news.map_err(|_| RecvTimeoutError::Disconnected),
                 recv(publisher.published) -> published => match published {
                     Ok(Published { result: Err(error @ StoreError::Fenced { .. }), .. }) => {
-                        return Outcome::Failed { why: error.to_string(), is_final: true };
+                        // Whoever is elected knows of all that were before; this is one of those.
+                        return Outcome::Failed { why: error.to_string(), is_final: self.workers.is_none() };
                     }
                     Ok(published) => {
                         self.persisted(published, &mut coordinator, &under_way);

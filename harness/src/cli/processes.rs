@@ -26,6 +26,10 @@ pub(super) struct ProcessArgs {
     #[arg(long, value_name = "LEAD:PORT")]
     join: Option<String>,
 
+    /// Elect the lead among the processes, over the place of checkpoints, and another one when it is gone
+    #[arg(long, conflicts_with = "join", requires = "checkpoint_dir")]
+    elect: bool,
+
     /// With --join or --listen: where the other processes reach this one, if not where it listens
     #[arg(long, value_name = "HOST[:PORT]")]
     advertise: Option<String>,
@@ -35,7 +39,7 @@ pub(super) struct ProcessArgs {
     cluster_secret_file: Option<PathBuf>,
 
     /// All of this from a file, or from the environment: env; see docs/cluster.md
-    #[arg(long, value_name = "FILE|env", conflicts_with_all = ["processes", "listen", "join", "advertise", "cluster_secret_file", "process", "tls", "failure_timeout", "gather_timeout"])]
+    #[arg(long, value_name = "FILE|env", conflicts_with_all = ["processes", "listen", "join", "elect", "advertise", "cluster_secret_file", "process", "tls", "failure_timeout", "gather_timeout"])]
     cluster: Option<PathBuf>,
 
     /// This process's number, 0 for the lead [default: the lead gives one out]
@@ -67,7 +71,7 @@ impl ProcessArgs {
             let part = if cluster.lead == LeadIs::Here { Part::Leads } else { Part::Works };
             return Ok(Some(ClusterRun { cluster, part, start_ms: self.start_ms }));
         }
-        let alone = self.processes == 1 && self.join.is_none() && self.listen.is_none();
+        let alone = self.processes == 1 && self.join.is_none() && self.listen.is_none() && !self.elect;
         if alone {
             let other = [
                 ("--advertise", self.advertise.is_some()),
@@ -86,6 +90,7 @@ impl ProcessArgs {
         };
         let base = match &self.join {
             Some(lead) => Cluster::join(lead, self.processes),
+            None if self.elect => Cluster::elected(self.processes),
             None => Cluster::lead(self.processes),
         };
         // A worker listens where it can be reached: on all of a host's addresses once it is told which one that is.
@@ -95,6 +100,7 @@ impl ProcessArgs {
             _ => base.listen.clone(),
         };
         let part = match (&self.listen, &self.join) {
+            _ if self.elect => Part::Works,
             (None, None) => Part::StartsOthers,
             (Some(_), _) => Part::Leads,
             (None, Some(_)) => Part::Works,

@@ -14,7 +14,6 @@ use super::values::{DurationOrOff, duration, duration_or_off, on_off, positive_c
 use super::{ShardArgs, UsageError, Verdict};
 use crate::limit::{Encoding, Exchange, LimitOutcome, QueryLimit, run_query};
 use crate::machine::{Machine, Usage, allowed_cores};
-use crate::processes::ClusterRun;
 use crate::report::{self, Report, count, decimals, rate};
 use crate::ysb::generate::{GeneratorConfig, Pace, Population, START_MS};
 use crate::ysb::run::{SinkKind, Told, YsbOutcome, YsbRun, run as run_ysb};
@@ -253,7 +252,7 @@ pub(super) fn run(args: &YsbArgs) -> Result<Verdict> {
         }
         Told::Verifying => bar.set_message("recounting"),
     })?;
-    if !plan.cluster.as_ref().is_none_or(ClusterRun::leads) {
+    if !outcome.job.led {
         bar.finish_and_clear();
         tracing::info!(events = outcome.job.measured.events_in, "this process has done its part");
         return Ok(Verdict::Good);

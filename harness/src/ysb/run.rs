@@ -291,7 +291,6 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
     let others = others.transpose().map_err(RunError::Harness)?;
     let job = watch(handle, &shared, &progress.shares, tell)?;
     drop(others);
-    let leads = shared.cluster.as_ref().is_none_or(ClusterRun::leads);
     tell(Told::Verifying);
     let committed: Vec<(F::Campaign, i64, u64)> = match (&shared.sink, memory) {
         (SinkKind::Memory, Some(rows)) => {
@@ -300,7 +299,7 @@ fn run_form<F: Form>(run: &YsbRun, tell: &mut dyn FnMut(Told)) -> Result<YsbOutc
         (SinkKind::File(dir), _) => verify::committed_rows(dir).map_err(RunError::Harness)?,
         _ => Vec::new(),
     };
-    let can_verify = shared.verify && shared.sink != SinkKind::Null && !job.stopped && leads;
+    let can_verify = shared.verify && shared.sink != SinkKind::Null && !job.stopped && job.led;
     let differences = if can_verify {
         let bad_lines = if shared.passes_over_bad_lines() { BadLines::PassOver } else { BadLines::Refuse };
         let oracle = match (&shared.log, shared.duration) {

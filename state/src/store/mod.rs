@@ -4,6 +4,7 @@
 //! PLACE/manifest-00000000000000000007.json  the checkpoint of epoch 7, once it has this name
 //! PLACE/….next                              one being written into a directory; means nothing
 //! PLACE/….snap                              snapshot files; one that no manifest names is an orphan
+//! PLACE/lease-00000000000000000007          who leads the job's processes, where they elect their lead
 //! ```
 //!
 //! A place is a local directory or a prefix in an object store. In either a manifest's name is given once: in a directory
@@ -19,6 +20,7 @@ mod look;
 #[cfg(feature = "objects")]
 pub(crate) mod objects;
 mod reader;
+mod register;
 #[cfg(feature = "testing")]
 mod temporary;
 mod writer;
@@ -37,6 +39,7 @@ pub(crate) use fault::Gate;
 pub use fault::{DiskFault, DiskOperation};
 pub use look::Listing;
 pub use reader::Reader;
+pub use register::{Register, Version};
 #[cfg(feature = "testing")]
 pub use temporary::TemporaryPlace;
 pub use writer::Writing;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam::channel::Sender;
 use millstream_state::Manifest;
 
+use super::elect::Mandate;
 use super::post::{Heard, Outbox, line};
 use super::switchboard::{Caller, Switchboard, Wiring};
 use super::wire::{AttemptId, Ending, Failure, OrderWord, Prepare, ToLead, ToWorker};
@@ -39,6 +40,8 @@ pub(in crate::run) struct Workers {
     counters: Arc<[Arc<ShardCounters>]>,
     clock: Clock,
     stop: Arc<AtomicBool>,
+    /// By what this process leads, where it was elected.
+    mandate: Option<Mandate>,
 }
 
 /// A process that works for this lead.
@@ -180,7 +183,22 @@ impl Workers {
         board.lead(true);
         let members = (0..cluster.processes).map(|_| None).collect();
         let attempt = AttemptId { lead, number: 0 };
-        Workers { board, cluster, process, address, attempt, members, counters, clock, stop }
+        Workers { board, cluster, process, address, attempt, members, counters, clock, stop, mandate: None }
+    }
+
+    /// Leads for as long as it is elected.
+    pub(super) fn by(mut self, mandate: Mandate) -> Workers {
+        self.mandate = Some(mandate);
+        self
+    }
+
+    pub(super) fn is_elected(&self) -> bool {
+        self.mandate.is_some()
+    }
+
+    /// Whether this process still leads.
+    pub(in crate::run) fn may_lead(&self) -> bool {
+        self.mandate.as_ref().is_none_or(Mandate::holds)
     }
 
     /// Lets in who has called within `at_most`, and forgets who is gone.
@@ -273,6 +291,10 @@ impl Workers {
             if fewer.is_some() {
                 tracing::warn!(?missing, there, "the job goes on with fewer processes");
                 return Ok(());
+            }
+            if !self.may_lead() {
+                let cause = "this process leads no more".to_owned();
+                return Err(JobError::Failed { cause, restarts: 0 });
             }
             let list = missing.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
             if self.stop.load(Ordering::Relaxed) {
