@@ -36,6 +36,9 @@ pub const UNCLAIMED_MAX: usize = 4096;
 /// Connections accepted in one go, before those that are in their handshake have their turn.
 const ACCEPTED_AT_ONCE: usize = 16;
 
+/// How long one that speaks is let be although too many have come from its address, while there is room for others.
+const YOUNG: Duration = Duration::from_millis(100);
+
 /// How long to wait with accepting when the process has no descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -298,7 +301,8 @@ impl Server {
     fn admit(&mut self, socket: TcpStream, from: SocketAddr) {
         self.shared.figures.called();
         let origin = Origin::of(from.ip());
-        if let Some(ticket) = self.pending.in_the_way(origin) {
+        let young = Deadline::after(self.handshake_max.saturating_sub(YOUNG));
+        if let Some(ticket) = self.pending.in_the_way(origin, |caller| caller.deadline > young) {
             self.remove(ticket, Cause::Crowded, None);
         }
         let place = self.pending.next_place().expect("who was in the way has been taken out");
