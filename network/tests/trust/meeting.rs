@@ -185,5 +185,6 @@ fn many_friends_of_one_host_at_once_all_get_in() {
         .collect();
     let refused: Vec<DialError> = friends.into_iter().filter_map(|friend| friend.join().unwrap().err()).collect();
     assert!(refused.is_empty(), "{} of 200, such as {:?}; {:?}", refused.len(), refused[0], listener.figures());
+    assert_eq!((0..200).filter(|_| listener.accepted().recv_timeout(LONG).is_ok()).count(), 200);
     assert_eq!(listener.figures().accepted, 200);
 }
