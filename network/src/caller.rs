@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use crate::deadline::Deadline;
 use crate::facts::Facts;
 use crate::listener::lock;
+use crate::message::is_plain;
 use crate::road::{Handshake, Road};
 use crate::secret::Secret;
-use crate::session::{Agreed, Binding, Refusal, Session, is_plain};
+use crate::session::{Agreed, Binding, Refusal, Session};
 use crate::trust::nonce;
 
 /// On what terms callers are met.
@@ -128,6 +129,6 @@ fn told_of_tls(mut socket: TcpStream) -> Refusal {
     use std::io::{Read as _, Write as _};
     // What it sent is read first: a socket closed over unread bytes takes back what was said.
     let _ = socket.read(&mut [0; 256]);
-    let _ = socket.write(&crate::session::tls_expected());
+    let _ = socket.write(&crate::message::tls_expected());
     Refusal::TlsExpected
 }

@@ -53,6 +53,8 @@ pub mod doorbell;
 
 // How processes meet: who knows the secret and agrees on the facts, gets a connection.
 mod facts;
+mod message;
+mod refusal;
 pub mod secret;
 pub mod session;
 pub mod trust;
@@ -96,8 +98,8 @@ pub use frame::{Control, Header};
 pub use lane::{LaneConfig, Receiver, Sender, lane};
 pub use link::{LinkConfig, LinkError, LinkFigures, Links, Peer, SendZc};
 pub use listener::{Accepted, Listener};
+pub use refusal::Refusal;
 pub use secret::{Secret, SecretError};
-pub use session::Refusal;
 pub use stage::{Solid, Stage, Streaming, spread_over_two};
 pub use trust::{Tls, Trust};
 

@@ -36,6 +36,9 @@ pub const UNCLAIMED_MAX: usize = 4096;
 /// Connections accepted in one go, before those that are in their handshake have their turn.
 const ACCEPTED_AT_ONCE: usize = 16;
 
+/// How long one is let be although too many have come from its address, while there is room for others.
+const YOUNG: Duration = Duration::from_millis(100);
+
 /// How long to wait with accepting when the process has no descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -298,7 +301,8 @@ impl Server {
     fn admit(&mut self, socket: TcpStream, from: SocketAddr) {
         self.shared.figures.called();
         let origin = Origin::of(from.ip());
-        if let Some(ticket) = self.pending.in_the_way(origin) {
+        let young = Deadline::after(self.handshake_max.saturating_sub(YOUNG));
+        if let Some(ticket) = self.pending.in_the_way(origin, |caller| caller.deadline > young) {
             self.remove(ticket, Cause::Crowded, None);
         }
         let place = self.pending.next_place().expect("who was in the way has been taken out");
@@ -345,10 +349,13 @@ impl Server {
         let _ = self.poll.registry().deregister(&mut SourceFd(&road.socket().as_raw_fd()));
         match Connection::new(road, from.to_string(), Vec::new()) {
             Err(_) => self.shared.figures.drop_one(dropped(Cause::Failed)),
-            Ok(connection) => match self.claimed.try_send(Accepted { greeting, from, connection }) {
-                Ok(()) => self.shared.figures.accept_one(),
-                Err(_) => self.shared.figures.drop_one(dropped(Cause::Unclaimed)),
-            },
+            Ok(_) if self.claimed.is_full() => self.shared.figures.drop_one(dropped(Cause::Unclaimed)),
+            Ok(connection) => {
+                // Counted first: who takes it out finds it in the figures.
+                self.shared.figures.accept_one();
+                // Nobody else sends, so that there is room; and without a receiver this thread is about to be stopped.
+                let _ = self.claimed.try_send(Accepted { greeting, from, connection });
+            }
         }
     }
 

@@ -36,7 +36,7 @@ struct Entry<T> {
     what: T,
 }
 
-/// At most `pending_max` connections, at most `per_origin_max` of them from one origin.
+/// At most `pending_max` connections; of one origin, `per_origin_max` are enough.
 pub(crate) struct Pending<T> {
     entries: Vec<Option<Entry<T>>>,
     free: Vec<usize>,
@@ -69,17 +69,28 @@ impl<T> Pending<T> {
     /// Who has to go so that one more from `origin` may come: nobody, or the oldest of those that have shown least, among those of
     /// the same origin if that has too many, and of the origin that has most if there are too many altogether. So a flood from
     /// one address costs only that address, and silent callers make way for one that speaks.
-    pub(crate) fn in_the_way(&self, origin: Origin) -> Option<Ticket> {
-        let crowd = if self.crowds.get(&origin).is_some_and(|count| *count >= self.per_origin_max) {
-            origin
-        } else if self.free.is_empty() {
-            *self.crowds.iter().max_by_key(|(_, count)| **count)?.0
-        } else {
+    ///
+    /// Of too many from one origin, those that are `young` are let be while there is room for more: they may be friends that came
+    /// together, and have not got to speak yet.
+    pub(crate) fn in_the_way(&self, origin: Origin, young: impl Fn(&T) -> bool) -> Option<Ticket> {
+        if self.crowds.get(&origin).is_some_and(|count| *count >= self.per_origin_max) {
+            let ticket = self.least(origin, |entry| !young(&entry.what));
+            if ticket.is_some() {
+                return ticket;
+            }
+        }
+        if !self.free.is_empty() {
             return None;
-        };
+        }
+        let (crowd, _) = self.crowds.iter().max_by_key(|(_, count)| **count)?;
+        self.least(*crowd, |_| true)
+    }
+
+    /// Of those of one origin that may go, the oldest of those that have shown least.
+    fn least(&self, origin: Origin, may_go: impl Fn(&Entry<T>) -> bool) -> Option<Ticket> {
         let present = self.entries.iter().enumerate().filter_map(|(place, entry)| Some((place, entry.as_ref()?)));
         present
-            .filter(|(_, entry)| entry.origin == crowd)
+            .filter(|(_, entry)| entry.origin == origin && may_go(entry))
             .min_by_key(|(_, entry)| (entry.shown, entry.number))
             .map(|(place, entry)| Ticket { place, number: entry.number })
     }
@@ -172,15 +183,32 @@ mod tests {
         let first = pending.add(origin(1), ());
         let second = pending.add(origin(1), ());
         *pending.at(first.place).unwrap().2 = 1; // the oldest has spoken
-        assert_eq!(pending.in_the_way(origin(1)), None);
+        let old = |_: &()| false;
+        assert_eq!(pending.in_the_way(origin(1), old), None);
         pending.add(origin(1), ());
-        assert_eq!(pending.in_the_way(origin(1)), Some(second), "the oldest of those that have shown nothing");
-        assert_eq!(pending.in_the_way(origin(2)), None, "another address is not concerned");
+        assert_eq!(pending.in_the_way(origin(1), old), Some(second), "the oldest of those that have shown nothing");
+        assert_eq!(pending.in_the_way(origin(2), old), None, "another address is not concerned");
         pending.add(origin(2), ());
-        assert_eq!(pending.in_the_way(origin(3)), Some(second), "of the address that has most");
+        assert_eq!(pending.in_the_way(origin(3), old), Some(second), "of the address that has most");
         pending.remove(second).unwrap();
         assert_eq!(pending.remove(second), None, "once");
-        assert_eq!(pending.in_the_way(origin(3)), None);
+        assert_eq!(pending.in_the_way(origin(3), old), None);
+    }
+
+    #[test]
+    fn friends_that_come_together_are_let_be_while_there_is_room() {
+        let mut pending = Pending::new(4, 2);
+        let young = |age: &u32| *age < 10;
+        let [first, second] = [15, 5].map(|age| pending.add(origin(1), age));
+        *pending.at(first.place).unwrap().2 = 1;
+        assert_eq!(pending.in_the_way(origin(1), young), Some(first), "the other one is young");
+        *pending.at(first.place).unwrap().1 = 7;
+        assert_eq!(pending.in_the_way(origin(1), young), None, "both are");
+        for _ in 0..2 {
+            let ticket = pending.add(origin(1), 1);
+            *pending.at(ticket.place).unwrap().2 = 1;
+        }
+        assert_eq!(pending.in_the_way(origin(2), young), Some(second), "there is no room, and this one is silent");
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -207,7 +235,7 @@ mod tests {
             for action in actions {
                 match action {
                     Action::Add(from) => {
-                        if let Some(ticket) = pending.in_the_way(origin(from)) {
+                        if let Some(ticket) = pending.in_the_way(origin(from), |_| false) {
                             let at = list.iter().position(|(known, ..)| *known == ticket).unwrap();
                             let (_, of, shown) = list.remove(at);
                             prop_assert!(list.iter().all(|(_, other, least)| *other != of || *least >= shown));

@@ -22,10 +22,11 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use crate::facts::{FACTS_BYTES_MAX, Facts, put_text, take_text};
+use crate::message::{HEADER_BYTES, Kind, MAGIC, Reason, message};
 use crate::secret::Secret;
 
-/// The handshake's version. Ends of different versions do not understand each other, and say so.
-pub const VERSION: u16 = 1;
+pub use crate::message::VERSION;
+pub use crate::refusal::Refusal;
 
 /// Bytes of the longest greeting.
 pub const GREETING_BYTES_MAX: usize = 4 << 10;
@@ -39,10 +40,6 @@ pub type Nonce = [u8; 32];
 /// What ties a handshake to the encrypted connection that it goes through: key material that only its two ends can know.
 pub type Binding = [u8; 32];
 
-const MAGIC: [u8; 4] = *b"MILH";
-
-// | magic 4 | version 2 | kind 1 | zero 1 | body bytes 4 |
-const HEADER_BYTES: usize = 12;
 const MAC_BYTES: usize = 32;
 /// The greeting's body before its texts: how long the facts are, and how long the greeting is.
 const LENGTHS_BYTES: usize = 8;
@@ -51,104 +48,6 @@ const GREETING_BODY_MAX: usize = LENGTHS_BYTES + FACTS_BYTES_MAX + GREETING_BYTE
 /// A difference is a name and a value, each out of facts that have a limit.
 const ANSWER_BODY_MAX: usize = REPLY_BYTES_MAX + MAC_BYTES;
 const _: () = assert!(8 + FACTS_BYTES_MAX <= REPLY_BYTES_MAX, "a difference is no longer than a reply");
-
-/// What a message is. The numbers are the format's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Kind {
-    Hello = 1,
-    Challenge = 2,
-    DiallerProof = 3,
-    AcceptorProof = 4,
-    Greeting = 5,
-    Welcome = 6,
-    Differs = 7,
-    /// Instead of a challenge or a proof, and proven by nobody: its body is one [`Reason`].
-    Refused = 8,
-}
-
-impl Kind {
-    fn from_byte(byte: u8) -> Option<Kind> {
-        use Kind::*;
-        [Hello, Challenge, DiallerProof, AcceptorProof, Greeting, Welcome, Differs, Refused]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
-    }
-}
-
-/// Why an acceptor sends somebody away whom it does not know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Reason {
-    Version = 1,
-    WrongSecret = 2,
-    TlsExpected = 3,
-}
-
-/// Why a handshake came to nothing, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The first bytes are of some other protocol.
-    #[error(
-        "the other end does not speak Millstream's handshake: is this the right address and port, and is TLS on or off at \
-         both ends?"
-    )]
-    NotOurProtocol,
-    /// The other end speaks another version of the handshake.
-    #[error(
-        "the other end speaks version {theirs} of the handshake, and this one version {ours}: run the same build of \
-         Millstream at both ends"
-    )]
-    Version {
-        /// What this end speaks.
-        ours: u16,
-        /// What the other end speaks.
-        theirs: u16,
-    },
-    /// The other end has not proven to know the secret; or said that this one has not.
-    #[error(
-        "the two ends do not know the same cluster secret: give both the same file (`sha256sum` it at both), or somebody \
-         who is not of this cluster is calling"
-    )]
-    WrongSecret,
-    /// Both know the secret, and are not of one mind.
-    #[error("the two ends differ in their {name}: {ours} here, {theirs} at the other end. Run the same job at both.")]
-    Differs {
-        /// The first fact that differs.
-        name: String,
-        /// What this end states.
-        ours: String,
-        /// What the other end states.
-        theirs: String,
-    },
-    /// Something is longer than its limit.
-    #[error("the {what} has {bytes} bytes, and at most {bytes_max} are allowed")]
-    TooLong {
-        /// What it is.
-        what: &'static str,
-        /// How long it is, or says that it is.
-        bytes: usize,
-        /// How long it may be.
-        bytes_max: usize,
-    },
-    /// A message of this protocol in the wrong place, or one that this end has sent itself.
-    #[error(
-        "the other end does not keep to the order of the handshake (message {kind}): a replay, a reflection or a bug"
-    )]
-    OutOfOrder {
-        /// The number of the message.
-        kind: u8,
-    },
-    /// A message changed on its way, behind proofs that were right; or cannot be read although it is unchanged.
-    #[error(
-        "a message of the handshake changed on its way: somebody in between alters the bytes, or a device does. TLS on both \
-         ends helps against the former."
-    )]
-    Altered,
-    /// The acceptor speaks TLS only.
-    #[error("the other end expects TLS, and this one has it switched off: switch it on here, or off there")]
-    TlsExpected,
-}
 
 /// What came of a handshake that went well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -559,29 +458,6 @@ impl Session {
         self.stage = Stage::Ended;
         self.end = Some(end);
     }
-}
-
-/// What an acceptor that speaks TLS only says to a dialler that does not.
-#[cfg(feature = "tls")]
-pub(crate) fn tls_expected() -> Vec<u8> {
-    message(Kind::Refused, &[&[Reason::TlsExpected as u8]])
-}
-
-/// Whether this first byte may be that of a handshake without TLS.
-pub(crate) fn is_plain(first: u8) -> bool {
-    first == MAGIC[0]
-}
-
-/// A message: its header, and the parts of its body.
-fn message(kind: Kind, parts: &[&[u8]]) -> Vec<u8> {
-    let body_bytes: usize = parts.iter().map(|part| part.len()).sum();
-    let mut message = Vec::with_capacity(HEADER_BYTES + body_bytes);
-    message.extend(MAGIC);
-    message.extend(VERSION.to_le_bytes());
-    message.extend([kind as u8, 0]);
-    message.extend((body_bytes as u32).to_le_bytes());
-    parts.iter().for_each(|part| message.extend(*part));
-    message
 }
 
 fn at_most(what: &'static str, bytes: usize, bytes_max: usize) -> Result<(), Refusal> {

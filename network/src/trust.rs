@@ -27,7 +27,8 @@ pub struct Trust {
     pub handshake_max: Duration,
     /// Connections that may be in their handshake at once.
     pub pending_max: usize,
-    /// Of these, how many from one address (one /64 network of IPv6).
+    /// Of these, how many from one address (one /64 network of IPv6). They may be more for a tenth of a second, while there is
+    /// room: processes of one host call together.
     pub per_address_max: usize,
     /// Whether connections are encrypted.
     pub tls: Tls,

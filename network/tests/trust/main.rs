@@ -7,6 +7,7 @@ mod channel;
 mod election;
 #[path = "../../examples/fuzz_handshake.rs"]
 mod fuzz_handshake;
+mod golden;
 mod hostile;
 mod meeting;
 #[cfg(feature = "tls")]

@@ -173,3 +173,18 @@ fn a_listener_that_is_dropped_frees_its_address_and_lets_connections_live() {
     sender.send(b"still here").unwrap();
     assert_eq!(receiver.receive(LONG).unwrap(), millstream_network::Received::Message(b"still here".to_vec()));
 }
+
+#[test]
+fn many_friends_of_one_host_at_once_all_get_in() {
+    let listener = std::sync::Arc::new(listener(&trust()));
+    let friends: Vec<_> = (0..200)
+        .map(|_| {
+            let listener = listener.clone();
+            super::beside(move || call(&listener, &trust()).map(drop))
+        })
+        .collect();
+    let refused: Vec<DialError> = friends.into_iter().filter_map(|friend| friend.join().unwrap().err()).collect();
+    assert!(refused.is_empty(), "{} of 200, such as {:?}; {:?}", refused.len(), refused[0], listener.figures());
+    assert_eq!((0..200).filter(|_| listener.accepted().recv_timeout(LONG).is_ok()).count(), 200);
+    assert_eq!(listener.figures().accepted, 200);
+}
