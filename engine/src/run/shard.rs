@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::{Receiver, Sender, TryRecvError};
 use millstream_network::{Doorbell, LinkConfig, Peer};
 use millstream_state::{Epoch, Manifest, PageStore, Part, Restored, Savepoint, SnapshotSize, Store};
 
@@ -53,6 +53,8 @@ const LONG_TURN: Duration = Duration::from_millis(10);
 const LONG_TURN_WARNINGS_EVERY: Duration = Duration::from_secs(1);
 /// A neighbour that gives a buffer back rings; a sink whose bytes have reached the disk does not, and is asked again.
 const BLOCKED_POLL: Duration = Duration::from_millis(1);
+/// How often a shard that has failed looks whether it is halted, beside its own ring.
+const HALT_POLL: Duration = Duration::from_millis(100);
 /// How often sinks that recover are looked at, beside their own ring.
 const RECOVER_POLL: Duration = Duration::from_millis(100);
 
@@ -148,6 +150,7 @@ async fn run_and_drop(start: ShardStart) -> ShardReport {
     tell(News::Ready(shard.taken));
     if let Err(fault) = shard.turn_until_halted().await {
         tell(News::Failed { why: fault.describe(&shard.plan), is_final: fault.is_final() });
+        shard.wait_for_halt().await;
     }
     shard.into_report()
 }
@@ -373,6 +376,20 @@ impl Shard {
             last_pass = self.clock.now();
         }
         Ok(())
+    }
+
+    /// After a failure: its neighbours in other processes would take the end of its links for one of their own, and the lead
+    /// might hear of that first.
+    async fn wait_for_halt(&mut self) {
+        while !self.halted {
+            self.doorbell.announce();
+            match self.orders.try_recv() {
+                Ok(order) => self.halted = matches!(order, Order::Halt),
+                Err(TryRecvError::Empty) => self.io.sleep(Some(HALT_POLL)).await,
+                Err(TryRecvError::Disconnected) => break,
+            }
+        }
+        self.doorbell.retract();
     }
 
     fn take_orders(&mut self) -> Result<(), Fault> {
