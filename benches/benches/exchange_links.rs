@@ -7,7 +7,7 @@
 //! with slices take the stream in whatever pieces the kernel has: the most a loop can move, and of no use to a reader of
 //! whole rows. None of them computes a checksum; links do, at both ends, unless told not to.
 //!
-//! `cargo bench -p millstream-benches --bench exchange_links -- ROUNDS`
+//! `cargo bench -p millstream-benches --bench exchange_links -- ROUNDS [ONLY]`: `ONLY` is part of a contestant's name.
 
 #![expect(unsafe_code, reason = "the hand-written loops are what one writes without this crate")]
 #![expect(clippy::disallowed_methods, reason = "a bench asks for the time")]
@@ -26,8 +26,21 @@ use millstream_network::frame::Route;
 use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_network::{BUFFER_BYTES, Doorbell, LaneConfig, LinkConfig, Links, PAYLOAD_BYTES_MAX, Peer, lane, probe};
 
-const WARM: Duration = Duration::from_millis(60);
-const MEASURED: Duration = Duration::from_millis(140);
+const WARM: Duration = Duration::from_millis(40);
+const MEASURED: Duration = Duration::from_millis(80);
+
+/// A run counts if its two threads, which never sleep, had their cores to themselves for this part of the time.
+const UNDISTURBED: f64 = 0.97;
+/// After so many disturbed runs the least disturbed one has to do.
+const TRIES_MAX: usize = 60;
+
+/// What the process has used of its cores.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call fills the timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
 
 fn pin(index: usize) {
     let core = probe::cpuset()[index];
@@ -55,8 +68,23 @@ struct Run {
     received: AtomicU64,
 }
 
-/// Runs both and returns bytes a second.
-fn measure(send: impl FnOnce(&Run, TcpStream) + Send, receive: impl FnOnce(&Run, TcpStream) + Send) -> f64 {
+/// Runs both until nobody else has the cores meanwhile, and returns bytes a second.
+fn measure(send: impl Fn(&Run, TcpStream) + Sync, receive: impl Fn(&Run, TcpStream) + Sync) -> f64 {
+    let mut best = (0.0, 0.0);
+    for _ in 0..TRIES_MAX {
+        let (undisturbed, rate) = measure_once(&send, &receive);
+        if undisturbed > best.0 {
+            best = (undisturbed, rate);
+        }
+        if undisturbed >= UNDISTURBED {
+            break;
+        }
+    }
+    best.1
+}
+
+/// The part of the time in which both had their cores, and bytes a second.
+fn measure_once(send: &(impl Fn(&Run, TcpStream) + Sync), receive: &(impl Fn(&Run, TcpStream) + Sync)) -> (f64, f64) {
     let run = Run { stop: AtomicBool::new(false), received: AtomicU64::new(0) };
     let (near, far) = tcp();
     std::thread::scope(|threads| {
@@ -69,12 +97,12 @@ fn measure(send: impl FnOnce(&Run, TcpStream) + Send, receive: impl FnOnce(&Run,
             receive(&run, far);
         });
         std::thread::sleep(WARM);
-        let (from, at) = (run.received.load(Ordering::Relaxed), Instant::now());
+        let (from, used, at) = (run.received.load(Ordering::Relaxed), cpu_time(), Instant::now());
         std::thread::sleep(MEASURED);
         let bytes = run.received.load(Ordering::Relaxed) - from;
-        let rate = bytes as f64 / at.elapsed().as_secs_f64();
+        let (used, seconds) = (cpu_time() - used, at.elapsed().as_secs_f64());
         run.stop.store(true, Ordering::Relaxed);
-        rate
+        (used.as_secs_f64() / seconds / 2.0, bytes as f64 / seconds)
     })
 }
 
@@ -369,7 +397,9 @@ fn main() {
     let hand = |how: How, receive: fn(&Run, TcpStream)| {
         move || measure(move |run, socket| hand_send(how, run, socket), receive)
     };
-    let contestants: Vec<Contestant> = vec![
+    let only =
+        std::env::args().skip(1).find(|argument| !argument.starts_with('-') && argument.parse::<usize>().is_err());
+    let mut contestants: Vec<Contestant> = vec![
         ("SEND bundle of 16, exact receive", true, Box::new(hand(How::Bundle, hand_receive_exact))),
         ("SENDMSG of 16, exact receive", true, Box::new(hand(How::Message, hand_receive_exact))),
         ("one SEND each, exact receive", true, Box::new(hand(How::Single, hand_receive_exact))),
@@ -380,6 +410,7 @@ fn main() {
         ("links without checksums", false, Box::new(move || links(unchecked, BUFFERS_PER_LANE))),
         ("links without checksums, 64 buffers", false, Box::new(move || links(unchecked, 64))),
     ];
+    contestants.retain(|(name, _, _)| only.as_ref().is_none_or(|only| name.contains(only)));
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); contestants.len()];
     let mut ratios: Vec<Vec<f64>> = vec![Vec::new(); contestants.len()];
     for _ in 0..rounds {
