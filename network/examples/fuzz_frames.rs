@@ -9,7 +9,7 @@
 //! cargo run -p millstream-network --example fuzz_frames -- SECONDS [SEED]
 //! ```
 
-#![expect(clippy::print_stdout, reason = "a program that says what it found")]
+#![allow(clippy::print_stdout, reason = "a program that says what it found")]
 
 use std::sync::Arc;
 
@@ -201,44 +201,59 @@ impl End {
     }
 }
 
-fn main() {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>().expect("a number"));
-    let seconds = arguments.next().unwrap_or(10);
-    let seed = arguments.next().unwrap_or(1);
+/// What fuzzing came across.
+#[derive(Debug, Default)]
+pub(crate) struct Met {
+    pub(crate) streams: u64,
+    pub(crate) bytes: u64,
+    pub(crate) refused: u64,
+}
+
+/// Fuzzes for as long as `go_on` says so.
+///
+/// # Panics
+/// When what must hold does not.
+pub(crate) fn fuzz(seed: u64, go_on: impl Fn(&Met) -> bool) -> Met {
     let mut draw = Draw(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let bell = Arc::new(Doorbell::new().expect("a descriptor is left"));
-    #[expect(clippy::disallowed_methods, reason = "how long it runs is for whoever runs it to say")]
-    let started = std::time::Instant::now();
-    let (mut streams, mut refused, mut bytes) = (0_u64, 0_u64, 0_u64);
-    while started.elapsed().as_secs() < seconds {
+    let mut met = Met::default();
+    while go_on(&met) {
         let (mut frames, sent) = stream(&mut draw, &bell);
         let whole = frames.concat();
         let forged = damage(&mut draw, &mut frames);
         let damaged = frames.concat();
+        let place = format!("stream {} of seed {seed}", met.streams);
         for header in damaged.windows(HEADER_BYTES).step_by(1 + draw.below(64)) {
             let header: &[u8; HEADER_BYTES] = header.try_into().expect("as long as a header");
             if let Ok(read) = Header::from_wire(header) {
-                assert_eq!(
-                    read.as_bytes(),
-                    header,
-                    "a header says all that its bytes say, in stream {streams} of seed {seed}"
-                );
+                assert_eq!(read.as_bytes(), header, "a header says all that its bytes say, in {place}");
             }
         }
         let mut end = End::new(&bell);
         let answer = end.feed(&mut draw, &damaged);
         if damaged == whole {
-            assert!(answer.is_ok(), "stream {streams} of seed {seed} is valid: {answer:?}");
-            assert_eq!(end.brought, sent, "stream {streams} of seed {seed}");
+            assert!(answer.is_ok(), "{place} is valid: {answer:?}");
+            assert_eq!(end.brought, sent, "{place}");
         } else if !forged {
             // What was left whole may still arrive, and nothing else.
             for (brought, sent) in end.brought.iter().zip(&sent) {
-                assert!(sent.starts_with(brought), "stream {streams} of seed {seed} brings what was never sent");
+                assert!(sent.starts_with(brought), "{place} brings what was never sent");
             }
         }
-        refused += u64::from(answer.is_err());
-        bytes += damaged.len() as u64;
-        streams += 1;
+        met.refused += u64::from(answer.is_err());
+        met.bytes += damaged.len() as u64;
+        met.streams += 1;
     }
-    println!("{streams} streams, {bytes} bytes, {refused} refused; seed {seed}; nothing panicked");
+    met
+}
+
+#[allow(dead_code, reason = "the test that runs this has no use for it")]
+fn main() {
+    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>().expect("a number"));
+    let seconds = arguments.next().unwrap_or(10);
+    let seed = arguments.next().unwrap_or(1);
+    #[expect(clippy::disallowed_methods, reason = "how long it runs is for whoever runs it to say")]
+    let started = std::time::Instant::now();
+    let met = fuzz(seed, |_| started.elapsed().as_secs() < seconds);
+    println!("seed {seed}: {met:?}; nothing panicked");
 }

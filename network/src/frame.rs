@@ -22,6 +22,7 @@ use std::fmt;
 
 use crate::LINE_BYTES;
 
+pub(crate) use wire::extend_checksum;
 pub use wire::{FrameError, Kind};
 
 /// The first four bytes of every frame.

@@ -130,7 +130,7 @@ pub struct LinkFigures {
 
 /// How often in one turn what has completed is followed by what comes next: enough to keep a link busy, and an end to it,
 /// for the shard has tasks. A round moves at most one frame in and one batch out per peer.
-const ROUNDS_MAX: usize = 4;
+const ROUNDS_MAX: usize = 16;
 
 /// The links of one shard to the shards of other processes: one ring of io_uring, one socket a peer.
 ///

@@ -18,6 +18,9 @@ use millstream_network::{
 };
 use proptest::prelude::*;
 
+#[path = "../examples/fuzz_frames.rs"]
+mod fuzz_frames;
+
 const MS: u64 = 1_000_000;
 
 /// What a shard has of one link: the peer to be handed to its links, and the ends of the lanes that exchange and merge hold.
@@ -717,4 +720,45 @@ fn the_other_direction_of_a_peer_that_only_listens_stays_open() {
     bare.shutdown(Shutdown::Write).expect("it is open");
     let error = (0..1_000_000).find_map(|_| a.links.tick(0).err());
     assert!(matches!(error, Some(LinkError::Closed { .. })), "{error:?}");
+}
+
+#[test]
+fn damaged_streams_are_refused_and_bring_nothing_that_was_not_sent() {
+    let met = fuzz_frames::fuzz(5, |met| met.streams < 400);
+    assert!((100..400).contains(&met.refused), "{met:?}");
+}
+
+#[test]
+fn a_slow_reader_is_not_sent_more_than_it_reads_in_time() {
+    const BUFFERS: usize = BUFFERS_PER_LANE;
+    let (mut a, mut b) = two(tcp(), 1, BUFFERS, LinkConfig::default());
+    let plan = Plan { edge: 0, bytes: 100, controls: 0 };
+    let (mut sent, mut now_ns) = (0, 0);
+    let mut waiting = Vec::new();
+    for read in 0..100 {
+        while plan.send(sent, &mut a.exchange[0]) {
+            sent += 1;
+        }
+        settle(now_ns, &mut a, &mut b);
+        waiting.push(b.merge[0][0].len());
+        // Four milliseconds a frame: five in twenty.
+        now_ns += 4 * MS;
+        assert!(plan.check(read, &mut b.merge[0]));
+        settle(now_ns, &mut a, &mut b);
+    }
+    assert_eq!(waiting[0], BUFFERS, "as long as nothing is known of its pace, it gets what there is");
+    assert!(waiting[50..].iter().all(|waiting| (2..=6).contains(waiting)), "{waiting:?}");
+}
+
+#[test]
+fn a_link_that_failed_brings_nothing_more() {
+    let mut frames = valid_frames(2);
+    // The first frame's payload is damaged; the second is whole.
+    frames[HEADER_BYTES + 10] ^= 1;
+    let (answer, mut a) = hand(&frames, false);
+    assert!(matches!(answer, Err(LinkError::BadFrame { .. })));
+    for now in 0..100 {
+        let _ = a.links.tick(now);
+    }
+    assert!(a.merge[0].iter_mut().all(|lane| lane.receive().is_none()));
 }

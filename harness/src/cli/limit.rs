@@ -149,7 +149,11 @@ impl LimitArgs {
         }
         let campaigns = count(u64::from(self.campaigns));
         let encoding = format!("{:?}", self.encoding).to_lowercase();
-        let how = if self.shape == Shape::Spsc { "full exchange" } else { "folded before the exchange" };
+        let how = match self.shape {
+            Shape::Spsc => "full exchange",
+            Shape::Tcp => "full exchange, a process for each shard of the engine's",
+            Shape::Fused | Shape::Table => "folded before the exchange",
+        };
         format!("{campaigns} campaigns, {encoding}, {shards} shard(s), {how}")
     }
 
@@ -184,10 +188,6 @@ impl LimitArgs {
 
 /// The engine and the loop in turn, over the same events, a new input for each pair.
 fn compare(args: &LimitArgs, cores: &[usize]) -> Result<Verdict> {
-    if args.shape == Shape::Tcp {
-        let text = "--compare runs the engine in one process: use --shape fused, spsc or table";
-        return Err(UsageError(text.to_owned()).into());
-    }
     let bar = report::progress("pairs", u64::from(args.pairs) + 1);
     let mut pairs: Vec<(f64, f64)> = Vec::new();
     let mut verified = true;
@@ -253,11 +253,42 @@ fn one_pair(args: &LimitArgs, seed: u64, cores: &[usize]) -> Result<((f64, f64),
         return Ok(((engine.updates_per_s(), limit.events_per_s()), good));
     }
     let mut query = args.query(seed, cores.to_vec())?;
+    if args.shape == Shape::Tcp {
+        let (engine, engine_good) = in_processes(args, &query)?;
+        let limit = run_query(&query)?;
+        return Ok(((engine, limit.events_per_s()), engine_good && limit.differences.is_empty()));
+    }
     query.counted = Some(Arc::new(Oracle::of_generator(query.events)));
     let engine = crate::ysb::run::run(&engine_run(args, &query), &mut |_| {})?;
     let limit = run_query(&query)?;
     let good = engine.differences.as_ref().is_some_and(Differences::is_empty) && limit.differences.is_empty();
     Ok(((engine.job.events_per_s(), limit.events_per_s()), good))
+}
+
+/// The engine's run over a loop's events with a process for each shard, as a user starts it: events a second, and whether it
+/// counted right.
+fn in_processes(args: &LimitArgs, query: &QueryLimit) -> Result<(f64, bool)> {
+    let GeneratorConfig { population, events, .. } = query.events;
+    let shards = query.cores.len().to_string();
+    let cores = query.cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    let interval = match args.checkpoint_interval() {
+        Some(interval) => humantime::format_duration(interval).to_string().replace(' ', ""),
+        None => "off".to_owned(),
+    };
+    let encoding = format!("{:?}", query.encoding).to_lowercase();
+    let run = std::process::Command::new(std::env::current_exe()?)
+        .args(["ysb", "--processes", &shards, "--shards", &shards, "--cores", &cores, "--combine", "off"])
+        .args(["--encoding", &encoding, "--events", &events.unwrap_or(0).to_string()])
+        .args(["--events-per-ms", &args.events_per_ms.to_string(), "--seed", &population.seed.to_string()])
+        .args(["--campaigns", &population.campaigns.to_string()])
+        .args(["--ads-per-campaign", &population.ads_per_campaign.to_string()])
+        .args(["--checkpoint-interval", &interval, "--verify", "--json"])
+        .stdin(std::process::Stdio::null())
+        .output()?;
+    let said = String::from_utf8_lossy(&run.stdout);
+    let json: Option<serde_json::Value> = said.lines().last().and_then(|line| serde_json::from_str(line).ok());
+    let figure = json.as_ref().and_then(|json| Some((json["events_per_s"].as_f64()?, json["verified"].as_bool()?)));
+    figure.ok_or_else(|| anyhow::anyhow!("the engine's run failed: {}", String::from_utf8_lossy(&run.stderr)))
 }
 
 /// The engine's run over a loop's updates.

@@ -173,7 +173,7 @@ impl Header {
     /// The checksum of a frame: crc32c of the header's first 56 bytes and the payload.
     #[must_use]
     pub fn checksum(&self, payload: &[u8]) -> u32 {
-        crc32c::crc32c_append(crc32c::crc32c(&self.as_bytes()[..CHECKED_BYTES]), payload)
+        extend_checksum(extend_checksum(0, &self.as_bytes()[..CHECKED_BYTES]), payload)
     }
 
     /// The checksum that the frame came with; zero between cores.
@@ -195,6 +195,14 @@ impl Header {
         self.watermark = from.watermark;
         self.barrier = from.barrier;
     }
+}
+
+/// The crc32c of what had this one, with more bytes behind it; of nothing, it is 0. 56 GB/s from the cache where the processor
+/// multiplies polynomials in wide registers, 23 with the instruction made for it.
+pub(crate) fn extend_checksum(checksum: u32, bytes: &[u8]) -> u32 {
+    let mut digest = crc_fast::Digest::new_with_init_state(crc_fast::CrcAlgorithm::Crc32Iscsi, u64::from(!checksum));
+    digest.update(bytes);
+    digest.finalize() as u32
 }
 
 /// The `N` bytes at `at`.

@@ -10,7 +10,7 @@
 
 use super::credit::{CreditError, Till};
 use super::debloat::Debloat;
-use crate::frame::{FrameError, HEADER_BYTES, Header, Kind, Route};
+use crate::frame::{FrameError, HEADER_BYTES, Header, Kind, Route, extend_checksum};
 use crate::{Buffer, Sender};
 
 /// What is wrong with bytes that came over a link.
@@ -214,7 +214,7 @@ impl Intake {
             bytes -= now;
             if self.check_crc {
                 // While the bytes are still in the cache that they were just written through.
-                open.checksum = crc32c::crc32c_append(open.checksum, &open.buffer.payload()[had..]);
+                open.checksum = extend_checksum(open.checksum, &open.buffer.payload()[had..]);
             }
         }
         if self.open.as_ref().is_some_and(|open| open.missing == 0) {

@@ -41,6 +41,8 @@ pub(super) struct Line {
     shut: bool,
     /// Whether the peer's direction is, in good order.
     pub(super) finished: bool,
+    /// Whether it failed: whatever still comes is not to be believed, for what came before it may be missing.
+    failed: bool,
     zc: Zc,
     bytes_out: u64,
     bytes_in: u64,
@@ -113,6 +115,7 @@ impl Line {
             said_goodbye: false,
             shut: false,
             finished: false,
+            failed: false,
             zc,
             bytes_out: 0,
             bytes_in: 0,
@@ -138,7 +141,7 @@ impl Line {
 
     /// Starts what can be started.
     pub(super) fn drive(&mut self, index: usize, ring: &mut Ring, turn: Turn) {
-        if self.finished {
+        if self.finished || self.failed {
             return;
         }
         if !self.receiving {
@@ -196,6 +199,15 @@ impl Line {
 
     /// Takes the end of an operation. `Ok(false)` if nothing moved.
     pub(super) fn done(&mut self, done: Done, now_ns: u64) -> Result<bool, LinkError> {
+        if self.failed {
+            return Ok(false);
+        }
+        let answer = self.take(done, now_ns);
+        self.failed = answer.is_err();
+        answer
+    }
+
+    fn take(&mut self, done: Done, now_ns: u64) -> Result<bool, LinkError> {
         match done.what {
             What::Receive => {
                 self.receiving = false;
@@ -344,7 +356,7 @@ impl Line {
 
     /// Whether a turn would start something.
     pub(super) fn has_work(&mut self, turn: Turn) -> bool {
-        if self.finished {
+        if self.finished || self.failed {
             return false;
         }
         if !self.receiving {

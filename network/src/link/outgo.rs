@@ -245,3 +245,91 @@ fn header_bytes(headers: &[Header]) -> &[u8] {
     // no alignment.
     unsafe { std::slice::from_raw_parts(headers.as_ptr().cast(), headers.len() * HEADER_BYTES) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::frame::Control;
+    use crate::{Doorbell, LaneConfig, Sender, lane};
+
+    /// Lanes of four buffers each, all granted.
+    fn outgo(edges: u32) -> (Vec<Sender>, Outgo) {
+        let bell = Arc::new(Doorbell::new().expect("a descriptor is left"));
+        let lay = |edge| {
+            let route = Route { edge, from_shard: 0, to_shard: 1 };
+            lane(LaneConfig { route, buffers: 4 }, Arc::clone(&bell), Arc::clone(&bell))
+        };
+        let (senders, receivers) = (0..edges).map(lay).unzip();
+        let mut outgo = Outgo::new(0, 1, receivers, true);
+        (0..edges).for_each(|edge| outgo.grant(edge, 4, 4).expect("the whole pool"));
+        (senders, outgo)
+    }
+
+    fn send(sender: &mut Sender, bytes: usize) {
+        let mut buffer = sender.acquire().expect("a buffer is left");
+        buffer.advance(bytes);
+        buffer.header_mut().put(Control::Idle);
+        sender.send(buffer);
+    }
+
+    /// Edge and number of each frame in the batch.
+    fn batch(outgo: &Outgo) -> Vec<(u32, u64)> {
+        let headers = outgo.leaving.iter().map(|leaving| leaving.buffer.header());
+        headers.map(|header| (header.route().edge, header.sequence())).collect()
+    }
+
+    #[test]
+    fn edges_take_turns_in_a_batch_and_over_batches() {
+        let (mut senders, mut outgo) = outgo(3);
+        (0..4).for_each(|_| send(&mut senders[0], 1));
+        (0..2).for_each(|_| send(&mut senders[2], 1));
+        assert!(outgo.gather(3));
+        assert_eq!(batch(&outgo), [(0, 0), (2, 0), (0, 1)]);
+        outgo.sent(outgo.unsent(), None);
+        send(&mut senders[1], 1);
+        assert!(outgo.gather(FRAMES_MAX));
+        assert_eq!(batch(&outgo), [(1, 0), (2, 1), (0, 2), (0, 3)], "whose turn it was has not been forgotten");
+        outgo.sent(outgo.unsent(), None);
+        assert!(!outgo.gather(FRAMES_MAX) && outgo.is_empty());
+    }
+
+    #[test]
+    fn a_batch_sent_in_pieces_of_any_size_is_the_same_bytes_and_gives_buffers_back_as_it_goes() {
+        for piece in [1, 63, 64, 65, 1000, 70_000, usize::MAX] {
+            let (mut senders, mut outgo) = outgo(2);
+            assert!(outgo.say(Kind::Heartbeat, 0, 0, 0) && outgo.say(Kind::Credit, 1, 4, 2));
+            send(&mut senders[0], 300);
+            send(&mut senders[1], 0);
+            send(&mut senders[0], 60_000);
+            assert!(outgo.gather(FRAMES_MAX));
+            let whole: Vec<u8> = outgo.parts().flatten().copied().collect();
+            assert_eq!(whole.len(), outgo.unsent());
+            assert_eq!(whole.len(), 2 * HEADER_BYTES + (HEADER_BYTES + 300) + HEADER_BYTES + (HEADER_BYTES + 60_000));
+            let mut sent: Vec<u8> = Vec::new();
+            while outgo.unsent() > 0 {
+                let now = piece.min(outgo.unsent());
+                sent.extend(outgo.parts().flatten().take(now));
+                outgo.sent(now, None);
+                let back = [sent.len() >= 492, sent.len() >= 556, sent.len() >= whole.len()];
+                let home = senders[0].available() + senders[1].available() - 5;
+                assert_eq!(home, back.iter().filter(|back| **back).count(), "after {} bytes", sent.len());
+            }
+            assert_eq!(sent, whole);
+        }
+    }
+
+    #[test]
+    fn words_beyond_a_batch_wait_for_the_next() {
+        let (_senders, mut outgo) = outgo(1);
+        let said = (0..100).take_while(|_| outgo.say(Kind::Heartbeat, 0, 0, 0)).count();
+        assert_eq!(said, WORDS_MAX);
+        assert!(outgo.gather(0));
+        outgo.sent(outgo.unsent(), None);
+        assert!(outgo.say(Kind::Heartbeat, 0, 0, 0));
+        let word: Vec<u8> = outgo.parts().flatten().copied().collect();
+        let word = Header::from_wire(word[..].try_into().expect("one word")).expect("it is one");
+        assert_eq!(word.sequence(), WORDS_MAX as u64, "and are counted on");
+    }
+}
