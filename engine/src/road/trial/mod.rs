@@ -43,9 +43,9 @@ use crate::job::config::Config;
 use crate::job::flow::Flow;
 use crate::job::graph::{Graph, NodeId, Plan, Site};
 use crate::job::stream::Stream;
+use crate::run::crew::lay_edges;
 use crate::run::fault::Fault;
 use crate::run::io::IoRoom;
-use crate::run::process::lay_edges;
 use crate::run::task::{Cx, Progress, StateVisitor, Task};
 use crate::time::{BatchClock, Timestamp};
 
@@ -331,12 +331,12 @@ impl World {
             ..Config::default()
         };
         let config = Arc::new(config);
-        let doorbells: Vec<_> = (0..count).map(|_| Arc::new(Doorbell::new().unwrap())).collect();
+        let doorbells: Vec<_> = (0..count).map(|shard| (shard as u32, Arc::new(Doorbell::new().unwrap()))).collect();
         // The plan is the same everywhere; the first pass says how many edges it has.
         let edges = self.describe(Flow::new(Graph::new(None)), 0, positions[0]).1.plan.edges;
-        let mut laid = lay_edges(edges, &doorbells, self.cruelty.buffers);
+        let mut laid = lay_edges(edges, count as u32, &doorbells, self.cruelty.buffers);
         for shard in 0..count {
-            let io = IoRoom::open(shard as u32, Some(self.store.clone()), doorbells[shard].fd().as_raw_fd()).unwrap();
+            let io = IoRoom::open(shard as u32, Some(self.store.clone()), doorbells[shard].1.fd().as_raw_fd()).unwrap();
             let site = Site {
                 shard: shard as u32,
                 config: config.clone(),
@@ -345,7 +345,7 @@ impl World {
                 restored: restored.clone(),
                 savepoint: None,
                 taken: Cell::default(),
-                edges: std::mem::take(&mut laid[shard]),
+                edges: std::mem::take(&mut laid[shard].edges),
                 taken_us: Cell::default(),
             };
             let (script, graph) = self.describe(Flow::new(Graph::new(Some(site))), shard, positions[shard]);
