@@ -82,7 +82,15 @@ pub fn lane(config: LaneConfig, to_doorbell: Arc<Doorbell>, from_doorbell: Arc<D
         route: config.route,
         sequence: 0,
     };
-    (sender, Receiver { incoming, giving_back, bell: from_doorbell, route: config.route, sequence: 0 })
+    let receiver = Receiver {
+        incoming,
+        giving_back,
+        bell: from_doorbell,
+        route: config.route,
+        sequence: 0,
+        is_from_elsewhere: false,
+    };
+    (sender, receiver)
 }
 
 /// A buffer on its way to another thread: everything written to it, streamed or not, comes before the hand-over.
@@ -189,6 +197,7 @@ pub struct Receiver {
     bell: Arc<Doorbell>,
     route: Route,
     sequence: u64,
+    is_from_elsewhere: bool,
 }
 
 impl Receiver {
@@ -215,6 +224,21 @@ impl Receiver {
         let pushed = self.giving_back.push(Parcel::seal(buffer));
         assert!(pushed.is_ok(), "the ring has room for every buffer of the lane, so this one is of another");
         self.bell.ring();
+    }
+
+    /// Says that what comes over this lane was written by another process.
+    #[must_use]
+    pub fn from_elsewhere(mut self) -> Receiver {
+        self.is_from_elsewhere = true;
+        self
+    }
+
+    /// Whether what comes over this lane was written by another process: whole, as it was sent, and no more than that. Whoever
+    /// reads it as more than bytes looks first.
+    #[must_use]
+    #[inline]
+    pub fn is_from_elsewhere(&self) -> bool {
+        self.is_from_elsewhere
     }
 
     /// Where the lane leads from and to.

@@ -71,6 +71,28 @@ pub(crate) unsafe fn is_valid<T: Fixed>(at: *const u8) -> bool {
     unsafe { rkyv::bytecheck::check_bytes::<T::Archived, Failure>(at.cast()) }.is_ok()
 }
 
+/// Whether bytes that lie anywhere are those of a `T`: as many as it has, and values that it can have. Where a type has every
+/// value, as integers do, only the number is looked at.
+///
+/// ```
+/// use millstream_state::are_bytes_of;
+/// assert!(are_bytes_of::<bool>(&[1]) && !are_bytes_of::<bool>(&[2]));
+/// assert!(!are_bytes_of::<u64>(&[0; 7]));
+/// ```
+#[inline(always)]
+#[must_use]
+pub fn are_bytes_of<T: Fixed>(bytes: &[u8]) -> bool {
+    if bytes.len() != size_of::<T>() {
+        return false;
+    }
+    let mut copy = std::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: `copy` is aligned for `T` and has room for the bytes, of which there are as many as a `T` has, all initialised.
+    unsafe {
+        bytes.as_ptr().copy_to_nonoverlapping(copy.as_mut_ptr().cast(), bytes.len());
+        is_valid::<T>(copy.as_ptr().cast())
+    }
+}
+
 /// The name of a type as a manifest shows it: `Both<u64, Spend>`, without the paths of modules, which move.
 #[must_use]
 pub fn type_text<T>() -> String {

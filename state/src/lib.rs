@@ -59,7 +59,7 @@ mod undo;
 pub use backing::Backing;
 pub use evolution::{DeclaredState, Fit};
 pub use file::SnapshotFile;
-pub use fixed::{Both, Fixed, bytes_of, type_text};
+pub use fixed::{Both, Fixed, are_bytes_of, bytes_of, type_text};
 pub use freeze::{Drained, SnapshotSize};
 pub use hash::HashRange;
 pub use judge::{JobSchemas, Judged, OperatorSchemas, StateVerdict};

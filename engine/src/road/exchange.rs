@@ -18,7 +18,7 @@ use std::marker::PhantomData;
 use millstream_network::{
     Buffer, Control, PAYLOAD_BYTES_MAX, Sender, Solid, Stage as LineStage, Streaming, spread_over_two,
 };
-use millstream_state::{Fixed, Key};
+use millstream_state::{Fixed, Key, are_bytes_of};
 
 use super::chain::Signal;
 use super::keyed::{Contributions, KeyedOut};
@@ -428,14 +428,23 @@ pub(crate) struct Packed<'a, K, V> {
 }
 
 impl<'a, K: Key, V: Fixed> Packed<'a, K, V> {
-    /// Sees a payload of our own process as rows.
+    /// Sees a payload as rows: of our own process, or one that [`are_rows`](Packed::are_rows) has looked at.
     pub(crate) fn new(payload: &'a [u8]) -> Packed<'a, K, V> {
         let bytes = size_of::<Row<K, V>>();
         assert!(payload.len().is_multiple_of(bytes), "rows do not straddle buffers");
-        // SAFETY: the payload was written by `ToShards<K, V>` of the same edge in this process, row after row, and a
-        // packed row asks for no alignment.
+        // SAFETY: the payload was written by `ToShards<K, V>` of the same edge, row after row, in this process; or it was
+        // written in another and its values are such as the types have. A packed row asks for no alignment.
         let rows = unsafe { std::slice::from_raw_parts(payload.as_ptr().cast(), payload.len() / bytes) };
         Packed { rows }
+    }
+
+    /// Whether a payload that another process has written is rows: whole ones, each of values that its types have. Of types
+    /// that have every value, nothing is read.
+    pub(crate) fn are_rows(payload: &[u8]) -> bool {
+        let (bytes, key_at) = (size_of::<Row<K, V>>(), size_of::<i64>());
+        let value_at = key_at + size_of::<K>();
+        let is_row = |row: &[u8]| are_bytes_of::<K>(&row[key_at..value_at]) && are_bytes_of::<V>(&row[value_at..]);
+        payload.len().is_multiple_of(bytes) && payload.chunks_exact(bytes).all(is_row)
     }
 
     /// The rows from `from` on, at most `rows_max`.

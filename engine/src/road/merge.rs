@@ -55,6 +55,14 @@ impl<K: Key, V: Fixed, O: KeyedOut<K, V>> Merge<K, V, O> {
     /// Takes the rows of a buffer from `taken` on for as long as there is time, and room behind, then the marks in its header;
     /// it then goes back to where it came from. True if there is time for another.
     fn take(&mut self, input: usize, buffer: Buffer, mut taken: usize, cx: &mut Cx<'_>) -> Result<bool, Fault> {
+        if taken == 0 && self.inputs[input].receiver.is_from_elsewhere() && !Packed::<K, V>::are_rows(buffer.payload())
+        {
+            let from = buffer.header().route().from_shard;
+            return Err(Fault::shard(format!(
+                "what shard {from} in another process has sent is no rows of this job, though it came as it was sent: does \
+                 that process run another build of the program? Start all of them from the same one"
+            )));
+        }
         let rows = Packed::<K, V>::new(buffer.payload());
         let mut has_time = true;
         while taken < rows.len() {

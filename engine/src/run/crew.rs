@@ -238,6 +238,9 @@ pub(crate) fn lay_edges(edges: u32, shards: u32, ours: &[(u32, Arc<Doorbell>)], 
                 None => laid[at].remote(from).incoming.push(sender),
             }
             match receiver_at {
+                Some(at) if sender_at.is_none() => {
+                    laid[at].edges[edge as usize].from.push(receiver.from_elsewhere());
+                }
                 Some(at) => laid[at].edges[edge as usize].from.push(receiver),
                 None => laid[at].remote(to).outgoing.push(receiver),
             }

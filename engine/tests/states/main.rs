@@ -1,7 +1,8 @@
-//! Whole jobs and what they keep: states, process functions, restarts, savepoints, other numbers of shards, and what is refused.
+//! Whole jobs and what they keep: states, process functions, restarts, savepoints, other numbers of shards, several processes, and what is refused.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod arrivals;
+mod cluster;
 mod keyed_state;
 mod process;
 mod recovery;

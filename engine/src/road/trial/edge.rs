@@ -8,6 +8,7 @@ use millstream_state::Fixed;
 use super::record::{Out, record};
 use super::{Cruelty, Ends, Word, play};
 use crate::road::aggregate::Aggregate;
+use crate::road::exchange::Packed;
 use crate::road::window::{Tumbling, Windowed};
 
 /// Adds up what `wide` makes of each row, after looking that every byte of it came through.
@@ -179,4 +180,14 @@ fn time_does_not_wait_for_an_idle_input() {
     for items in &outcome.items {
         assert_eq!(items.iter().rev().find(|item| matches!(item, Out::Watermark(_))), Some(&Out::Watermark(19)));
     }
+}
+
+#[test]
+fn rows_that_another_process_has_written_are_looked_at() {
+    let row = |key: u64, flag: u8| [&[0; 8][..], &key.to_le_bytes(), &[flag]].concat();
+    let two = [row(7, 0), row(8, 1)].concat();
+    assert!(Packed::<u64, bool>::are_rows(&two) && Packed::<u64, bool>::are_rows(&[]));
+    assert!(!Packed::<u64, bool>::are_rows(&two[1..]), "half a row");
+    assert!(!Packed::<u64, bool>::are_rows(&row(7, 2)), "a truth that is neither");
+    assert!(Packed::<u64, u8>::are_rows(&row(7, 2)), "of a byte there is every value");
 }

@@ -1,6 +1,5 @@
 //! Jobs in several processes, which here are one: they meet over loopback all the same, and know nothing of each other that
 //! was not said over a socket. Processes that are killed for real are `harness chaos`'s.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -8,9 +7,6 @@ use std::time::Duration;
 use millstream::{Cluster, Job, JobError, JobHandle, JobReport, Secret};
 
 use crate::sales::{Once, Place, Sale, Sales, assert_same, job, oracle};
-
-#[path = "jobs/sales/mod.rs"]
-mod sales;
 
 const SALES: u64 = 60_000;
 
