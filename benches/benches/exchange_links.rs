@@ -1,8 +1,8 @@
 //! The raw exchange of 64 KiB buffers between two threads over loopback TCP: links against hand-written loops on io_uring.
 //!
 //! Both threads are pinned and poll. The sender touches every line of a buffer, the receiver sums every word. All contestants
-//! take turns; a run in which another program had one of the cores does not count, and medians are compared. Between runs
-//! only ratios can be.
+//! take turns; a run in which another program had one of the cores does not count. A ratio is to the best hand-written loop of
+//! the same round: a virtual machine's cores come together and part within minutes, and figures with them.
 //!
 //! Of the hand-written loops, those with an exact receive put each payload where it can be used in place, as links do. Those
 //! with slices take the stream in whatever pieces the kernel has: the most a loop can move, and of no use to a reader of
@@ -126,8 +126,8 @@ fn links(config: LinkConfig, buffers: usize) -> (f64, f64) {
             let (mut links, mut exchange, _merge, _bell) = side(0, 1, socket);
             let mut number = 0;
             while !run.stop.load(Ordering::Relaxed) {
-                // As a shard's turn: a few buffers are filled, then the links move.
-                for _ in 0..8 {
+                // As many as the loops by hand fill before they send.
+                for _ in 0..BATCH {
                     let Some(mut buffer) = exchange.acquire() else { break };
                     touch(&mut buffer.spare_mut()[..PAYLOAD_BYTES_MAX], number);
                     buffer.advance(PAYLOAD_BYTES_MAX);
@@ -398,31 +398,34 @@ fn main() {
     ];
     contestants.retain(|(name, _, _)| only.is_empty() || only.iter().any(|part| name.contains(part)));
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); contestants.len()];
+    let mut ratios: Vec<Vec<f64>> = vec![Vec::new(); contestants.len()];
     for _ in 0..rounds * TRIES_MAX {
-        for (rates, (_, _, contest)) in rates.iter_mut().zip(&contestants) {
-            let (undisturbed, rate) = contest();
-            if undisturbed >= UNDISTURBED {
-                rates.push(rate / 1e9);
-            }
+        let round: Vec<Option<f64>> = contestants
+            .iter()
+            .map(|(_, _, contest)| {
+                let (undisturbed, rate) = contest();
+                (undisturbed >= UNDISTURBED).then_some(rate / 1e9)
+            })
+            .collect();
+        let by_hand = round.iter().zip(&contestants).filter_map(|(rate, (_, by_hand, _))| rate.filter(|_| *by_hand));
+        let best = by_hand.fold(f64::NAN, f64::max);
+        for (at, rate) in round.iter().enumerate() {
+            rates[at].extend(rate);
+            ratios[at].extend(rate.map(|rate| rate / best).filter(|ratio| ratio.is_finite()));
         }
         if rates.iter().all(|rates| rates.len() >= rounds) {
             break;
         }
     }
-    let median = |rates: &Vec<f64>| rates.get(rates.len() / 2).copied().unwrap_or(f64::NAN);
-    rates.iter_mut().for_each(|rates| rates.sort_by(f64::total_cmp));
-    let by_hand =
-        rates.iter().zip(&contestants).filter(|(_, (_, by_hand, _))| *by_hand).map(|(rates, _)| median(rates));
-    let best_by_hand = by_hand.fold(f64::NAN, f64::max);
-    println!("  GB/s  of the best by hand  (least to most, undisturbed runs)");
-    for (rates, (name, by_hand, _)) in rates.iter().zip(&contestants) {
-        let (rate, least, most) =
-            (median(rates), rates.first().unwrap_or(&f64::NAN), rates.last().unwrap_or(&f64::NAN));
-        let by_hand = if *by_hand { "by hand: " } else { "" };
+    let median = |sorted: &Vec<f64>| sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);
+    rates.iter_mut().chain(&mut ratios).for_each(|figures| figures.sort_by(f64::total_cmp));
+    println!("  GB/s  of the round's best by hand  (least to most, undisturbed runs)");
+    for (at, (name, by_hand, _)) in contestants.iter().enumerate() {
+        let (rate, ratio, count) = (median(&rates[at]), median(&ratios[at]), rates[at].len());
+        let (least, most) = (rates[at].first().unwrap_or(&f64::NAN), rates[at].last().unwrap_or(&f64::NAN));
         println!(
-            "{rate:6.2}  {:5.2}  ({least:.2} to {most:.2}, {})  {by_hand}{name}",
-            rate / best_by_hand,
-            rates.len()
+            "{rate:6.2}  {ratio:5.2}  ({least:.2} to {most:.2}, {count})  {}{name}",
+            if *by_hand { "by hand: " } else { "" }
         );
     }
 }

@@ -14,7 +14,8 @@ use millstream_network::lane::BUFFERS_PER_LANE;
 use millstream_network::link::intake::Fault;
 use millstream_network::link::outgo::Outgo;
 use millstream_network::{
-    Doorbell, LaneConfig, LinkConfig, LinkError, Links, PAYLOAD_BYTES_MAX, Peer, Receiver, SendZc, Sender, lane,
+    Doorbell, LaneConfig, LinkConfig, LinkError, LinkFigures, Links, PAYLOAD_BYTES_MAX, Peer, Receiver, SendZc, Sender,
+    lane,
 };
 use proptest::prelude::*;
 
@@ -92,14 +93,26 @@ fn one_and_bare(edges: u32, buffers: usize) -> (Shard, UnixStream) {
     (shard(0, bell_a, vec![near], LinkConfig::default()), UnixStream::from(far))
 }
 
-/// Turns both until neither moves.
+/// Turns both until neither moves, and what the one sent has reached the other: a busy kernel may take its time.
 fn settle(now_ns: u64, a: &mut Shard, b: &mut Shard) {
     let mut still = 0;
     while still < 3 {
         let moved =
             a.links.tick(now_ns).expect("shard 0's links stand") | b.links.tick(now_ns).expect("shard 1's links stand");
-        still = if moved { 0 } else { still + 1 };
+        let ([a, b], there) = ([a.links.figures(), b.links.figures()], |from: &LinkFigures, to: &LinkFigures| {
+            from.bytes_out == to.bytes_in
+        });
+        still = if moved || !there(&a, &b) || !there(&b, &a) { 0 } else { still + 1 };
     }
+}
+
+/// Turns a shard until a link fails.
+fn until_it_fails(shard: &mut Shard) -> LinkError {
+    let turn = |_| {
+        std::thread::yield_now();
+        shard.links.tick(0).err()
+    };
+    (0..10_000_000).find_map(turn).expect("the peer is gone, which is noticed")
 }
 
 fn mix(number: u64) -> u64 {
@@ -218,14 +231,14 @@ proptest! {
             check_some(&there, &mut checked[0], &mut b.merge[0], lag);
             check_some(&back, &mut checked[1], &mut a.merge[0], lag);
             turns += 1;
-            prop_assert!(turns < 10_000_000, "nothing moves any more: {sent:?} sent, {checked:?} checked");
+            prop_assert!(turns < 100_000_000, "nothing moves any more: {sent:?} sent, {checked:?} checked");
         }
         // What the kernel keeps until it is acknowledged comes home too, and the last grants arrive.
         settle(turns, &mut a, &mut b);
         while a.exchange[0].iter_mut().chain(&mut b.exchange[0]).any(|lane| lane.available() < buffers) {
             settle(turns, &mut a, &mut b);
             turns += 1;
-            prop_assert!(turns < 20_000_000, "a buffer does not come home");
+            prop_assert!(turns < 200_000_000, "a buffer does not come home");
         }
         for (shard, out, back_in) in [(&a, there.len(), back.len()), (&b, back.len(), there.len())] {
             let figures = shard.links.figures();
@@ -331,7 +344,7 @@ fn a_reset_is_told_at_once() {
         a.links.tick(0).expect("nothing came yet");
     }
     drop(far);
-    let error = (0..1_000_000).find_map(|_| a.links.tick(0).err()).expect("a reset is noticed");
+    let error = until_it_fails(&mut a);
     assert!(matches!(error, LinkError::Reset { .. }) && error.to_string().contains("process-1:7001"), "{error}");
 }
 
@@ -428,7 +441,7 @@ fn a_goodbye_ends_a_link_in_order_with_all_that_was_sent() {
             b.links.tick(turns * MS).expect("an orderly end is no failure");
             checked += u64::from(plan.check(checked, &mut b.merge[0]));
             turns += 1;
-            assert!(turns < 1_000_000, "both have said goodbye");
+            assert!(turns < 100_000_000, "both have said goodbye");
         }
         assert_eq!(checked, 2);
         // Whoever is dropped first, and however long the other goes on.
@@ -470,7 +483,7 @@ fn three_peers_share_one_ring() {
         }
         hub.links.tick(turns).expect("all are well");
         turns += 1;
-        assert!(turns < 1_000_000, "{checked:?}");
+        assert!(turns < 100_000_000, "{checked:?}");
     }
     assert_eq!(shards[0].links.figures().frames_in, 3 * FRAMES as u64);
     assert_eq!(shards[0].links.figures().payload_bytes_copied, 0);
@@ -668,8 +681,8 @@ fn links_are_dropped_in_the_middle_of_everything() {
                 drop(links);
                 drop((exchange, merge));
             }
-            let error = (0..1_000_000).find_map(|_| b.links.tick(0).err());
-            assert!(matches!(error, Some(LinkError::Closed { .. } | LinkError::Reset { .. })), "{error:?}");
+            let error = until_it_fails(&mut b);
+            assert!(matches!(error, LinkError::Closed { .. } | LinkError::Reset { .. }), "{error}");
         }
     }
 }
@@ -718,8 +731,8 @@ fn the_other_direction_of_a_peer_that_only_listens_stays_open() {
     let (mut a, bare) = one_and_bare(1, 2);
     a.links.tick(0).expect("nothing came yet");
     bare.shutdown(Shutdown::Write).expect("it is open");
-    let error = (0..1_000_000).find_map(|_| a.links.tick(0).err());
-    assert!(matches!(error, Some(LinkError::Closed { .. })), "{error:?}");
+    let error = until_it_fails(&mut a);
+    assert!(matches!(error, LinkError::Closed { .. }), "{error}");
 }
 
 #[test]

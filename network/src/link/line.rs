@@ -61,8 +61,8 @@ struct Zc {
     registered: Vec<Option<bool>>,
     /// Buffers that were sent and that the kernel is not done with, and of how many notices it owes.
     kept: Vec<Kept>,
-    /// The slot of the frame being sent, and whether part of it has been: its rest then goes the same way, for the notice
-    /// of the first part is what frees the buffer.
+    /// The slot of the frame being sent, and whether there is one. It stays with the frame to its end, also where the rest
+    /// goes with a copy: the notice of the first part is what frees the buffer.
     slot: u32,
     under_way: bool,
     copied: u64,
@@ -181,8 +181,9 @@ impl Line {
 
     fn send(&mut self, index: usize, ring: &mut Ring) {
         self.sending = true;
-        if let Some((buffer, bytes)) = self.outgo.lone_frame()
-            && (self.zc.under_way || (self.zc.on && bytes.len() >= ZC_BYTES_MIN))
+        if self.zc.on
+            && let Some((buffer, bytes)) = self.outgo.lone_frame()
+            && bytes.len() >= ZC_BYTES_MIN
         {
             let slot = self.zc.begin();
             let place = self.zc.place(ring, buffer);
@@ -215,7 +216,7 @@ impl Line {
             }
             What::Send => {
                 self.sending = false;
-                self.sent(done.result, None)
+                if done.result < 0 { self.failed(done.result) } else { Ok(self.sent(done.result as usize)) }
             }
             What::SendZc { slot } if done.notice => {
                 self.zc.notice(slot, done.copied);
@@ -226,8 +227,20 @@ impl Line {
             }
             What::SendZc { slot } => {
                 self.sending = false;
-                self.zc.kept[slot as usize].notices += u32::from(done.more);
-                self.sent(done.result, Some(slot))
+                let kept = &mut self.zc.kept[slot as usize];
+                kept.notices += u32::from(done.more);
+                match -done.result {
+                    // A kind of socket that cannot, or memory that may not be locked: the bytes go out with a copy.
+                    libc::EOPNOTSUPP | libc::ENOMEM | libc::ENOBUFS => {
+                        self.zc.on = false;
+                        Ok(true)
+                    }
+                    1.. => self.failed(done.result),
+                    _ => {
+                        kept.sent = true;
+                        Ok(self.sent(done.result as usize))
+                    }
+                }
             }
             What::Cancel => Ok(false),
         }
@@ -255,30 +268,20 @@ impl Line {
         Ok(true)
     }
 
-    fn sent(&mut self, result: i32, slot: Option<u32>) -> Result<bool, LinkError> {
-        if result < 0 {
-            if slot.is_some() && result == -libc::EOPNOTSUPP {
-                // A kind of socket that cannot, and so has sent no part: the bytes go out with a copy.
-                self.zc.stop();
-                return Ok(true);
-            }
-            return self.failed(result);
-        }
+    fn sent(&mut self, bytes: usize) -> bool {
         self.sends += 1;
-        self.bytes_out += result as u64;
-        match slot {
-            None => self.outgo.sent(result as usize, None),
-            Some(slot) => {
-                self.zc.kept[slot as usize].sent = true;
-                let mut whole = Vec::with_capacity(1);
-                self.outgo.sent(result as usize, Some(&mut whole));
-                if let Some((edge, buffer)) = self.zc.keep(slot, whole.pop()) {
-                    self.outgo.release(edge, buffer);
-                }
+        self.bytes_out += bytes as u64;
+        if self.zc.under_way {
+            let mut whole = Vec::with_capacity(1);
+            self.outgo.sent(bytes, Some(&mut whole));
+            if let Some((edge, buffer)) = self.zc.keep(whole.pop()) {
+                self.outgo.release(edge, buffer);
             }
+        } else {
+            self.outgo.sent(bytes, None);
         }
         self.shut_if_over();
-        Ok(true)
+        true
     }
 
     /// Once both have said goodbye, and all of it has been sent, this direction closes; the peer's follows, or went before.
@@ -427,12 +430,6 @@ impl Zc {
         registered.then_some(place as u16)
     }
 
-    /// Asks for no more sends without a copy, the frame at hand included.
-    fn stop(&mut self) {
-        (self.on, self.under_way) = (false, false);
-        self.kept[self.slot as usize].taken = false;
-    }
-
     fn notice(&mut self, slot: u32, copied: bool) {
         let kept = &mut self.kept[slot as usize];
         kept.notices -= 1;
@@ -441,11 +438,11 @@ impl Zc {
         }
     }
 
-    /// Keeps a buffer that was sent whole, unless no notice is owed.
-    fn keep(&mut self, slot: u32, whole: Option<(usize, Buffer)>) -> Option<(usize, Buffer)> {
-        self.kept[slot as usize].buffer = Some(whole?);
+    /// Keeps the buffer of the frame under way, once it was sent whole, unless no notice is owed.
+    fn keep(&mut self, whole: Option<(usize, Buffer)>) -> Option<(usize, Buffer)> {
+        self.kept[self.slot as usize].buffer = Some(whole?);
         self.under_way = false;
-        self.give_back(slot)
+        self.give_back(self.slot)
     }
 
     /// The buffer, if the kernel is done with it.
