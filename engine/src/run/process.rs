@@ -278,7 +278,7 @@ impl Lead {
     }
 
     /// Removes the segments of runs that are over: at the start all but those that this run may go on with, at the end all.
-    fn sweep_segments(&self, at_start: bool) {
+    pub(super) fn sweep_segments(&self, at_start: bool) {
         let StateBacking::File(directory) = &self.config.state_backing else { return };
         let uids: Vec<String> = (0..self.plan.nodes.len()).map(|node| self.plan.uid(NodeId(node as u32))).collect();
         let kept = uids.iter().map(String::as_str).filter(|_| at_start);

@@ -62,6 +62,7 @@ impl Lead {
     /// Takes part in the job with other processes, until it is over.
     pub(super) fn take_part(&mut self, cluster: &Cluster, place: OpenPlace) -> Result<JobReport, JobError> {
         let OpenPlace { board, address } = place;
+        self.sweep_segments(true);
         match &cluster.lead {
             LeadIs::Here => {
                 let number = cluster.process.unwrap_or(0);
@@ -217,6 +218,7 @@ impl Lead {
     /// A job that this process worked for is over.
     fn worked(&mut self, ending: Result<Ending, JobError>, measured: ShardReport) -> Result<JobReport, JobError> {
         let Ending { restored_epoch, stopped, elapsed_us } = ending?;
+        self.sweep_segments(false);
         let report = self.report(restored_epoch, stopped, Duration::from_micros(elapsed_us), measured);
         Ok(JobReport { led: false, ..report })
     }
