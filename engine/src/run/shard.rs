@@ -10,6 +10,7 @@
 mod linked;
 #[cfg(feature = "testing")]
 mod turned;
+mod visitors;
 
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
@@ -21,23 +22,24 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 use millstream_network::{Doorbell, LinkConfig, Peer};
-use millstream_state::{Epoch, Manifest, PageStore, Part, Restored, Savepoint, SnapshotSize, Store};
+use millstream_state::{Epoch, Manifest, Part, Restored, Savepoint, SnapshotSize, Store};
 
 use self::linked::Linked;
+use self::visitors::{AtEnd, CommitVisitor, ExplainVisitor, RecoverVisitor};
 use super::fault::{Fault, JobError};
 use super::io::{IoRoom, Slot, close_what_was_dropped};
 use super::metrics::{ShardCounters, ShardReport};
 use super::panics;
 use super::residence::{Look, Residence};
-use super::task::{Cx, Progress, SinkEnd, StateVisitor, Task};
-use super::time_report::{OperatorTime, SplitReport};
+use super::task::{Cx, Progress, Task};
+use super::time_report::OperatorTime;
 use crate::epoch::Barrier;
 use crate::epoch::snapshot::{Closed, OpenEpoch, Verdict};
 use crate::job::config::Config;
 use crate::job::flow::{Factory, Flow};
 use crate::job::graph::{EdgeEnds, Graph, NodeId, Plan, Site};
 use crate::road::sink::{Committable, SinkError};
-use crate::time::{BatchClock, Clock, Nanos, Timestamp};
+use crate::time::{BatchClock, Clock, Nanos};
 
 /// Time between two reactor passes while I/O is under way, and while only timers may be.
 const PASS_BUSY: Duration = Duration::from_millis(1);
@@ -588,75 +590,5 @@ impl Shard {
         self.report.late = at_end.late;
         self.report.state_bytes = at_end.state_bytes;
         self.report
-    }
-}
-
-/// Gathers how far time has come.
-struct ExplainVisitor<'a> {
-    shard: u32,
-    plan: &'a Plan,
-    operators: Vec<OperatorTime>,
-}
-
-impl StateVisitor for ExplainVisitor<'_> {
-    fn time(&mut self, node: NodeId, watermark: Timestamp, splits: &dyn Fn() -> Vec<SplitReport>) {
-        let (operator, shard) = (self.plan.uid(node), self.shard);
-        self.operators.push(OperatorTime { operator, shard, watermark, splits: splits() });
-    }
-}
-
-struct RecoverVisitor<'a> {
-    shard: &'a mut Shard,
-    slots: Vec<(NodeId, Slot<Result<(), SinkError>>)>,
-}
-
-impl StateVisitor for RecoverVisitor<'_> {
-    fn sink(&mut self, node: NodeId, sink: &mut dyn SinkEnd) {
-        let (uid, shards) = (self.shard.plan.uid(node), self.shard.config.shards);
-        let mut committables = Vec::new();
-        if let Some(manifest) = self.shard.restored.as_deref() {
-            sink.restored(manifest.epoch);
-            // Of shards that are no more, too: each is looked after by one of those there are.
-            let ours = manifest.parts.iter().filter(|part| part.shard % shards == self.shard.shard);
-            let operators = ours.flat_map(|part| &part.operators).filter(|operator| operator.uid == uid);
-            committables.extend(operators.flat_map(|operator| operator.committables.iter().cloned()));
-        }
-        self.slots.push((node, self.shard.io.spawn(sink.recover(committables))));
-    }
-}
-
-struct CommitVisitor<'a> {
-    committables: Vec<(NodeId, Committable)>,
-    io: &'a IoRoom,
-    slots: Vec<Slot<Result<(), SinkError>>>,
-}
-
-impl StateVisitor for CommitVisitor<'_> {
-    fn sink(&mut self, node: NodeId, sink: &mut dyn SinkEnd) {
-        let own = self.committables.iter().filter(|(of, _)| *of == node);
-        let commits: Vec<_> = own.map(|(_, committable)| sink.commit(committable.clone())).collect();
-        // One after the other: those of failed checkpoints come first, and a sink is promised its epochs in order.
-        self.slots.push(self.io.spawn(async move {
-            for commit in commits {
-                commit.await?;
-            }
-            Ok(())
-        }));
-    }
-}
-
-/// What a shard's stages have to tell when it ends.
-struct AtEnd {
-    late: u64,
-    state_bytes: u64,
-}
-
-impl StateVisitor for AtEnd {
-    fn keyed(&mut self, _node: NodeId, keyed: &mut PageStore) {
-        self.state_bytes += keyed.bytes().live as u64;
-    }
-
-    fn late(&mut self, rows: u64) {
-        self.late += rows;
     }
 }
