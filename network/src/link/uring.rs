@@ -450,11 +450,11 @@ mod tests {
 
     #[test]
     fn every_ring_that_an_older_kernel_may_have_moves_bytes_and_wakes() {
-        for rung in 0..LADDER.len() {
+        for (rung, lacks) in LADDER.iter().enumerate() {
             let (near, mut far) = UnixStream::pair().expect("descriptors are left");
             let bell = Doorbell::new().expect("a descriptor is left");
             let Ok(ring) = builder(rung, 16).build(16) else {
-                assert_eq!(rung, 0, "this kernel lacks {}", LADDER[rung]);
+                assert!(rung < LADDER.len() - 1, "no kernel since 6.0 lacks {lacks}");
                 continue;
             };
             let mut ring =
