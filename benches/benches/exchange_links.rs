@@ -419,6 +419,9 @@ fn main() {
     }
     let median = |sorted: &Vec<f64>| sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN);
     rates.iter_mut().chain(&mut ratios).for_each(|figures| figures.sort_by(f64::total_cmp));
+    if rates.iter().any(Vec::is_empty) {
+        println!("Other programs had a core in every run of those without a figure: try again on a quieter machine.");
+    }
     println!("  GB/s  of the round's best by hand  (least to most, undisturbed runs)");
     for (at, (name, by_hand, _)) in contestants.iter().enumerate() {
         let (rate, ratio, count) = (median(&rates[at]), median(&ratios[at]), rates[at].len());

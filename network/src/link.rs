@@ -74,7 +74,9 @@ impl Default for LinkConfig {
 }
 
 /// Whether large frames are sent without a copy to the kernel. It spares memory bandwidth on a real network card, and costs
-/// where the kernel has to copy after all, as it does on loopback.
+/// where the kernel has to copy after all, as it does on loopback. A buffer then comes home when the peer has acknowledged
+/// it, and the pools of outgoing lanes are registered with the ring as far as `ulimit -l` lets them be: no other operation
+/// would gain by that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendZc {
     /// Never.

@@ -76,3 +76,17 @@ pub enum LinkError {
         source: io::Error,
     },
 }
+
+impl LinkError {
+    /// The peer whose link failed, or the first one where it is the ring: its [`name`](super::Peer::name).
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        match self {
+            LinkError::Closed { peer, .. }
+            | LinkError::Reset { peer, .. }
+            | LinkError::Silent { peer, .. }
+            | LinkError::BadFrame { peer, .. }
+            | LinkError::Ring { peer, .. } => peer,
+        }
+    }
+}

@@ -17,7 +17,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 
 use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
-use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue, opcode, squeue};
+use io_uring::{Builder, CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue, opcode, squeue};
 
 use super::outgo::PARTS_MAX;
 
@@ -152,6 +152,10 @@ impl Ring {
         // At most one receive and one send of each peer wait to be submitted at a time.
         let entries = (2 * sockets.len() as u32).next_power_of_two().clamp(16, 32 << 10);
         let ring = build(entries, &mut notes).map_err(|error| ("set up a ring", error))?;
+        Ring::over(ring, sockets, wake, notes)
+    }
+
+    fn over(ring: IoUring, sockets: Vec<RawFd>, wake: BorrowedFd<'_>, notes: Vec<String>) -> Result<Ring, Refusal> {
         let ring = NonNull::from(Box::leak(Box::new(ring)));
         // SAFETY: the box was leaked just now and is freed in `drop` alone, after the three parts; nobody else has it.
         let (submitter, submissions, completions) = unsafe { &mut *ring.as_ptr() }.split();
@@ -377,27 +381,14 @@ fn passes(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
 }
 
+/// What a kernel lacks that takes only the ring at this index and the ones behind it.
+const LADDER: [&str; 4] = ["nothing", "NO_SQARRAY", "DEFER_TASKRUN and SINGLE_ISSUER", "COOP_TASKRUN and SUBMIT_ALL"];
+
 /// The best ring that this kernel has.
 fn build(entries: u32, notes: &mut Vec<String>) -> io::Result<IoUring> {
-    /// Names what a kernel too old for it lacks.
-    const LADDER: [&str; 4] = ["", "NO_SQARRAY", "DEFER_TASKRUN and SINGLE_ISSUER", "COOP_TASKRUN and SUBMIT_ALL"];
     let mut refused = None;
     for (rung, without) in LADDER.iter().enumerate() {
-        let mut builder = IoUring::builder();
-        builder.setup_cqsize(COMPLETIONS.max(2 * entries)).setup_clamp().dontfork();
-        match rung {
-            0 | 1 => {
-                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
-            }
-            2 => {
-                builder.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all();
-            }
-            _ => {}
-        }
-        if rung == 0 {
-            builder.setup_no_sqarray();
-        }
-        match builder.build(entries) {
+        match builder(rung, entries).build(entries) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = Some(error),
             Err(error) => return Err(error),
             Ok(ring) => {
@@ -409,6 +400,25 @@ fn build(entries: u32, notes: &mut Vec<String>) -> io::Result<IoUring> {
         }
     }
     Err(refused.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EINVAL)))
+}
+
+/// The ring at a rung of the ladder.
+fn builder(rung: usize, entries: u32) -> Builder {
+    let mut builder = IoUring::builder();
+    builder.setup_cqsize(COMPLETIONS.max(2 * entries)).setup_clamp().dontfork();
+    if rung == 0 {
+        builder.setup_no_sqarray();
+    }
+    if rung <= 1 {
+        builder.setup_single_issuer().setup_defer_taskrun();
+    }
+    if rung == 2 {
+        builder.setup_coop_taskrun();
+    }
+    if rung <= 2 {
+        builder.setup_taskrun_flag().setup_submit_all();
+    }
+    builder
 }
 
 /// Cuts a TCP connection off, and with it everything that waits to be sent or acknowledged.
@@ -439,9 +449,32 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_a_ring() {
-        let mut notes = Vec::new();
-        assert!(build(16, &mut notes).is_ok(), "{notes:?}");
+    fn every_ring_that_an_older_kernel_may_have_moves_bytes_and_wakes() {
+        for (rung, lacks) in LADDER.iter().enumerate() {
+            let (near, mut far) = UnixStream::pair().expect("descriptors are left");
+            let bell = Doorbell::new().expect("a descriptor is left");
+            let Ok(ring) = builder(rung, 16).build(16) else {
+                assert!(rung + 1 < LADDER.len(), "every kernel with io_uring has a ring without {lacks}");
+                continue;
+            };
+            let mut ring =
+                Ring::over(ring, vec![near.as_raw_fd()], bell.fd(), Vec::new()).expect("the kernel has rings");
+            let (mut memory, mut none) = ([0_u8; 8], [0_u8; 0]);
+            let mut message = Message::new();
+            message.write_to([&mut memory, &mut none]);
+            // SAFETY: message and memory stay until the ring has settled.
+            unsafe { ring.receive(0, &mut message) };
+            ring.turn().expect("the ring works");
+            assert!(ring.next().is_none() && !ring.arm(), "nothing was sent yet");
+            far.write_all(b"grain of").expect("the near end is open");
+            bell.wait().expect("the doorbell is open");
+            ring.disarm();
+            ring.turn().expect("the ring works");
+            let done = ring.next().expect("the bell was rung for it");
+            assert_eq!((done.what, done.peer, done.result), (What::Receive, 0, 8), "rung {rung}");
+            assert!(ring.settle());
+            assert_eq!(&memory, b"grain of");
+        }
     }
 
     /// A ring over one end of a pair, and the other end.
