@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
-use millstream_state::Manifest;
 
 use super::elect::Mandate;
 use super::post::{Heard, Outbox, line};
@@ -354,7 +353,7 @@ impl Workers {
                 process: number as u32,
                 processes: processes.clone(),
                 addresses: addresses.clone(),
-                restored: terms.restored.as_deref().map(Manifest::clone),
+                restored: terms.restored.as_deref().cloned(),
                 from_savepoint: terms.savepoint.is_some(),
             };
             drop(outbox.send(ToWorker::Prepare(Box::new(prepare))));
