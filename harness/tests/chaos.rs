@@ -18,6 +18,15 @@ fn killed_twice_and_nothing_is_lost_and_nothing_is_there_twice() {
 }
 
 #[test]
+fn several_processes_lose_one_after_the_other_whichever_leads() {
+    let run = json("chaos ysb --processes 2 --kills 2 --seed 2 --rate 100k --checkpoint-interval 100ms --json");
+    for field in ["lost", "duplicated", "differences"] {
+        assert_eq!(run[field], 0, "{run}");
+    }
+    assert_eq!((&run["processes"], &run["kills"]), (&2.into(), &2.into()), "{run}");
+}
+
+#[test]
 fn killed_and_started_with_other_numbers_of_shards() {
     let run = json("chaos ysb --kills 4 --seed 5 --rate 100k --checkpoint-interval 100ms --rescale --json");
     for field in ["lost", "duplicated", "differences"] {

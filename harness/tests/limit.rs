@@ -74,5 +74,4 @@ fn nonsense_is_refused_with_what_would_do() {
     refused("limit --shards 100000", 2, &["a hand-written loop polls"]);
     refused("limit --distribution zipf:-1", 2, &["zipf:S"]);
     refused("limit --campaigns 1G --ads-per-campaign 10", 2, &["must stay below 4G"]);
-    refused("limit --shape tcp --compare", 2, &["use --shape fused, spsc or table"]);
 }

@@ -48,7 +48,13 @@ fn nonsense_on_the_command_line() {
         ("ysb --source log --path /tmp --events 5", "a log has its own events and disorder"),
         ("ysb --malformed dead-letter", "--malformed dead-letter and --dead-letters DIR go together"),
         ("ysb --dead-letters /tmp", "--malformed dead-letter and --dead-letters DIR go together"),
-        ("ysb --processes 2", "leave --processes out, and use --shards"),
+        ("ysb --processes 3 --shards 2", "3 processes need as many shards at least"),
+        ("ysb --processes 2 --sink memory", "memory is one process's"),
+        ("ysb --processes 2 --elect", "--checkpoint-dir <DIR>"),
+        ("ysb --tls", "--tls goes with --processes"),
+        ("ysb --processes 2 --join 127.0.0.1:1 --listen 127.0.0.1:1", "cannot be used with"),
+        ("ysb --cluster /nowhere/cluster.toml", "/nowhere/cluster.toml cannot be read"),
+        ("ysb --cluster env", "neither MILLSTREAM_MEMBERS nor MILLSTREAM_PROCESSES is set"),
         ("generate ysb", "--out <DIR>"),
         ("generate ysb --out /tmp/never --partitions 0", "expected at least 1"),
         ("generate nexmark", "--out <DIR>"),
@@ -67,7 +73,9 @@ fn nonsense_on_the_command_line() {
         ("nexmark --query all --out /tmp/a", "are for one query, and this is all of them"),
         ("nexmark --query q5 --compare", "there is no hand-written loop of q5: --compare goes with q0, q1, q2, q14"),
         ("chaos ysb --kills 0", "expected at least 1"),
-        ("chaos ysb --processes 3", "leave --processes out"),
+        ("chaos state --processes 3", "--processes goes with ysb"),
+        ("chaos ysb --processes 3 --shards 2", "as many shards at least"),
+        ("chaos ysb --processes 3 --rescale", "leave --processes out"),
     ] {
         refused(args, 2, &[words]);
     }

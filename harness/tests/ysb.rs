@@ -121,6 +121,16 @@ fn the_last_line_tells_the_settings_and_what_was_not_asked_for_is_null() {
 }
 
 #[test]
+fn in_two_processes_it_comes_to_the_same() {
+    for combine in ["on", "off"] {
+        let args = "--shards 2 --processes 2 --events 200k --events-per-ms 1 --json";
+        let run = json(&format!("ysb {args} --combine {combine}"));
+        is_good(&run);
+        assert_eq!((&run["processes"], &run["events"], &run["sink"]), (&2.into(), &200_000.into(), &"file".into()));
+    }
+}
+
+#[test]
 fn without_checkpoints_there_are_none() {
     let run = json("ysb --events 200k --events-per-ms 1 --checkpoint-interval off --json");
     is_good(&run);

@@ -64,8 +64,8 @@ pub(super) struct ProcessArgs {
 }
 
 impl ProcessArgs {
-    /// What they say, if there are several processes.
-    pub(super) fn cluster(&self) -> Result<Option<ClusterRun>, UsageError> {
+    /// What they say of a job on so many shards, if there are several processes.
+    pub(super) fn cluster(&self, shards: u32) -> Result<Option<ClusterRun>, UsageError> {
         if let Some(place) = &self.cluster {
             let cluster = written(place)?;
             let part = if cluster.lead == LeadIs::Here { Part::Leads } else { Part::Works };
@@ -83,6 +83,12 @@ impl ProcessArgs {
                 Some((option, _)) => Err(UsageError(format!("{option} goes with --processes, --listen or --join"))),
                 None => Ok(None),
             };
+        }
+        if self.processes > shards {
+            return Err(UsageError(format!(
+                "{} processes need as many shards at least, and there are {shards}: say --shards {0}",
+                self.processes
+            )));
         }
         let secret = match &self.cluster_secret_file {
             Some(path) => Some(Secret::from_file(path).map_err(|error| UsageError(error.to_string()))?),

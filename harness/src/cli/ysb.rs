@@ -163,7 +163,10 @@ impl YsbArgs {
     /// The run that was asked for.
     fn plan(&self) -> Result<YsbRun, UsageError> {
         let usage = |text: &str| Err(UsageError(text.to_owned()));
-        let cluster = self.processes.cluster()?;
+        let shards = self.shards.shards.unwrap_or_else(|| {
+            self.shards.cores.as_ref().map_or_else(|| allowed_cores().len(), |cores| cores.0.len()) as u32
+        });
+        let cluster = self.processes.cluster(shards)?;
         let several = cluster.is_some();
         let sink = match (self.sink, &self.out) {
             (Some(SinkName::Memory), _) if several => {
@@ -221,9 +224,7 @@ impl YsbArgs {
             log_rate: self.rate.filter(|_| log.is_some()),
             log,
             sink,
-            shards: self.shards.shards.unwrap_or_else(|| {
-                self.shards.cores.as_ref().map_or_else(|| allowed_cores().len(), |cores| cores.0.len()) as u32
-            }),
+            shards,
             cores: self.shards.cores.as_ref().map_or(Vec::new(), |cores| cores.0.clone()),
             checkpoint_interval: self.checkpoint_interval.duration(),
             checkpoint_dir: self.checkpoint_dir.clone(),
