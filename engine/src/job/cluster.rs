@@ -10,13 +10,14 @@ use millstream_network::Secret;
 /// share of the shards; they find each other through the lead.
 ///
 /// ```
+/// use std::sync::Arc;
 /// use millstream::{Cluster, Secret};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let dir = tempfile::tempdir()?;
 /// # let path = dir.path().join("secret");
 /// # Secret::random()?.to_file(&path)?;
-/// let secret = Secret::from_file(&path)?;
+/// let secret = Arc::new(Secret::from_file(&path)?);
 /// // On the first host, and on the others:
 /// let lead = Cluster::lead(3).listening("0.0.0.0:7070").reached_as("10.0.0.1:7070").secret(secret.clone());
 /// let worker = Cluster::join("10.0.0.1:7070", 3).listening("0.0.0.0:7070").reached_as("10.0.0.2:7070").secret(secret);
@@ -114,8 +115,8 @@ impl Cluster {
 
     /// Lets in who knows the secret, and nobody else.
     #[must_use]
-    pub fn secret(self, secret: Secret) -> Cluster {
-        Cluster { secret: Some(Arc::new(secret)), ..self }
+    pub fn secret(self, secret: impl Into<Arc<Secret>>) -> Cluster {
+        Cluster { secret: Some(secret.into()), ..self }
     }
 
     /// Is process number `process`.
