@@ -27,9 +27,11 @@ mod publish;
 mod writer;
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use glommio::GlommioError;
 use millstream::road::sink::{Epoch, Guarantee, Sink, SinkError};
@@ -136,9 +138,13 @@ fn parse_final_name(name: &str) -> Option<(u32, Epoch)> {
 }
 
 /// Pending names carry the process and a number, so that a restarted shard never meets the file of its former life: the
-/// kernel may still be making that when the new one starts.
+/// kernel may still be making that when the new one starts, or a process that was given up be continued. In containers all
+/// processes may have the same number, so something random goes with it.
 fn pending_name(shard: u32, number: u64) -> String {
-    format!("shard-{shard:05}-{}-{number}", std::process::id())
+    static PROCESS: OnceLock<u64> = OnceLock::new();
+    // Keys that the standard library draws for each process.
+    let process = PROCESS.get_or_init(|| RandomState::new().hash_one(std::process::id()));
+    format!("shard-{shard:05}-{}-{process:016x}-{number}", std::process::id())
 }
 
 fn parse_pending_name(name: &str) -> Option<u32> {

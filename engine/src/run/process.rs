@@ -41,6 +41,7 @@ use crate::time::{Clock, Nanos};
 
 /// How often the lead looks for signals and stuck shards when nothing else happens.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// Checks everything that can be checked before a thread is started, then starts the lead.
 pub(crate) fn start(job: Job) -> Result<JobHandle, JobError> {
     let Job { name, factory, mut config } = job;

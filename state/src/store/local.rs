@@ -4,9 +4,11 @@
 //! refuses a name that is taken where a rename would take it away from whoever has it.
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::fault::{DiskOperation, Gate};
@@ -29,11 +31,14 @@ pub(super) fn open(directory: &Path) -> Result<(), StoreError> {
     fs::remove_file(&probe).map_err(error("written to"))
 }
 
-/// A number that no other call on this machine gets while its process lives: every shard opens the store, perhaps while
-/// another one publishes.
+/// A name that no other call gets, in this process or another: every shard opens the store, perhaps while another one
+/// publishes. The process's number alone is not enough, for in containers that share a directory all have the same.
 fn own_number() -> String {
     static NUMBERS: AtomicU64 = AtomicU64::new(0);
-    format!("{}-{}", std::process::id(), NUMBERS.fetch_add(1, Ordering::Relaxed))
+    static PROCESS: OnceLock<u64> = OnceLock::new();
+    // Keys that the standard library draws for each process.
+    let process = PROCESS.get_or_init(|| RandomState::new().hash_one(std::process::id()));
+    format!("{}-{process:016x}-{}", std::process::id(), NUMBERS.fetch_add(1, Ordering::Relaxed))
 }
 
 pub(super) fn list(gate: &Gate, directory: &Path) -> io::Result<Vec<Listed>> {
